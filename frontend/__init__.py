@@ -1,0 +1,1 @@
+"""Into and out of the IR: trace, import, execute."""

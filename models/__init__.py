@@ -1,0 +1,1 @@
+"""Reference networks and the data they train on."""

@@ -1,0 +1,1 @@
+"""Transformations of the IR: model in, model out."""

@@ -1,0 +1,1 @@
+"""From the IR to native code: boards, schedules, lowering, code generation, linking."""

@@ -1,0 +1,1 @@
+"""How each family of kernels is scheduled, one file per family."""
