@@ -1,0 +1,155 @@
+"""Read an ONNX file from disk, and say in plain words what is wrong with one that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, checker, external_data_helper
+
+from edgec.errors import EdgecError
+
+__all__ = ["check_proto", "read_proto"]
+
+# What people pass by mistake, recognised by the file's first bytes: (magic, what it is, what to do instead).
+_STRANGERS: tuple[tuple[bytes, str, str], ...] = (
+    (b"\xff\xd8\xff", "a JPEG image", "pass the .onnx file of the model"),
+    (b"\x89PNG", "a PNG image", "pass the .onnx file of the model"),
+    (b"PK\x03\x04", "a zip archive (a PyTorch checkpoint is one)", "export the model with torch.onnx.export first"),
+    (b"\x89HDF", "an HDF5 file (Keras weights)", "export the model with tf2onnx first"),
+    (b"version https://git-lfs", "a Git LFS pointer", "fetch the real file with `git lfs pull`"),
+)
+_SHORTEN_AFTER = 5
+
+
+def read_proto(path: Path) -> onnx.ModelProto:
+    """Returns the model in ``path`` with its external tensor data loaded, checked by onnx's checker.
+
+    Raises:
+        EdgecError: The path does not exist, is no file, is no ONNX model, is cut short, or its external data is missing.
+    """
+    if not path.exists():
+        raise EdgecError(f"model file '{path}' does not exist", fix="check the path of the .onnx file")
+    if path.is_dir():
+        found = sorted(entry.name for entry in path.glob("*.onnx"))
+        inside = f"; it holds {', '.join(found[:_SHORTEN_AFTER])}" if found else ""
+        raise EdgecError(f"'{path}' is a directory, not a model file{inside}", fix="pass the .onnx file itself")
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise EdgecError(f"model file '{path}' cannot be read: {err.strerror}", fix="check its permissions") from err
+    proto = _parse(data, path)
+    _load_external_data(proto, path)
+    check_proto(proto, str(path))
+    return proto
+
+
+def check_proto(proto: onnx.ModelProto, where: str) -> None:
+    """Raises EdgecError where onnx's own checker refuses ``proto``."""
+    if not proto.HasField("graph") or not proto.opset_import:
+        missing = "graph" if not proto.HasField("graph") else "operator set"
+        raise EdgecError(
+            f"the model has no {missing}: it is no ONNX model, or the file is truncated",
+            where=where,
+            fix="copy or export the file again",
+        )
+    _check_tensor_sizes(proto, where)
+    try:
+        checker.check_model(proto)
+    except (checker.ValidationError, ValueError) as err:
+        raise EdgecError(
+            f"the model is not valid ONNX: {_first_line(err)}", where=where, fix="export the model again"
+        ) from err
+
+
+def _parse(data: bytes, path: Path) -> onnx.ModelProto:
+    if not data:
+        raise EdgecError(f"model file '{path}' is empty", fix="copy or export the file again")
+    for magic, what, fix in _STRANGERS:
+        if data.startswith(magic):
+            raise EdgecError(f"'{path}' is {what}, not an ONNX model", fix=fix)
+    try:
+        proto = onnx.ModelProto.FromString(data)
+    except DecodeError as err:
+        # A model starts with field 1, ir_version, a small varint; if that is there, the rest was cut or damaged.
+        if data[0] == 0x08 and len(data) > 1 and data[1] <= onnx.IR_VERSION:
+            what = f"'{path}' is truncated or damaged: it starts as an ONNX model and breaks off ({len(data)} bytes)"
+            raise EdgecError(what, fix="copy or export the file again") from err
+        raise EdgecError(f"'{path}' is not an ONNX model", fix="pass the .onnx file of the model") from err
+    if not proto.ir_version and not proto.HasField("graph"):
+        raise EdgecError(f"'{path}' is not an ONNX model", fix="pass the .onnx file of the model")
+    return proto
+
+
+def _load_external_data(proto: onnx.ModelProto, path: Path) -> None:
+    missing: list[str] = []
+    for tensor in _tensors(proto.graph):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = path.parent / entries.get("location", "")
+        if not location.is_file():
+            missing.append(f"'{location}' (tensor '{tensor.name}') does not exist")
+            continue
+        needed = int(entries.get("offset", "0")) + int(entries.get("length", "0"))
+        if location.stat().st_size < needed:
+            missing.append(f"'{location}' has {location.stat().st_size} bytes, tensor '{tensor.name}' needs {needed}")
+    if missing:
+        raise EdgecError(
+            f"the model keeps {len(missing)} tensor(s) in external files that are missing or too short: {_some(missing)}",
+            where=str(path),
+            fix="put the external data files beside the .onnx file",
+        )
+    try:
+        external_data_helper.load_external_data_for_model(proto, str(path.parent))
+    except (checker.ValidationError, OSError, ValueError) as err:
+        raise EdgecError(f"the model's external data cannot be loaded: {_first_line(err)}", where=str(path)) from err
+
+
+def _check_tensor_sizes(proto: onnx.ModelProto, where: str) -> None:
+    # The checker accepts raw data of a wrong length; NumPy would complain later, far from the cause.
+    for tensor in _tensors(proto.graph):
+        if not tensor.HasField("raw_data") or tensor.data_type in (TensorProto.UNDEFINED, TensorProto.STRING):
+            continue
+        bits = {TensorProto.INT4: 4, TensorProto.UINT4: 4}.get(tensor.data_type)
+        if bits is None:
+            try:
+                bits = 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            except (KeyError, ValueError, TypeError):
+                continue
+        size = 1
+        for dim in tensor.dims:
+            size *= dim
+        needed = (size * bits + 7) // 8
+        if bits >= 8 and len(tensor.raw_data) != needed:
+            raise EdgecError(
+                f"tensor '{tensor.name}' holds {len(tensor.raw_data)} bytes of data, its shape "
+                f"{tuple(tensor.dims)} needs {needed}: the file is truncated or damaged",
+                where=where,
+                fix="copy or export the file again",
+            )
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+            for subgraph in attribute.graphs:
+                yield from _tensors(subgraph)
+
+
+def _some(items: Iterable[str]) -> str:
+    listed = list(items)
+    more = f" and {len(listed) - _SHORTEN_AFTER} more" if len(listed) > _SHORTEN_AFTER else ""
+    return ", ".join(listed[:_SHORTEN_AFTER]) + more
+
+
+def _first_line(err: BaseException) -> str:
+    return next((line.strip() for line in str(err).splitlines() if line.strip()), type(err).__name__)
