@@ -1,0 +1,55 @@
+"""What each CPU instruction set offers to a kernel: one row of a table each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["INSTRUCTION_SETS", "InstructionSet"]
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """One SIMD instruction set.
+
+    Attributes:
+        name: How board files refer to it.
+        vector_bits: Width of one vector register, in bits.
+        vector_registers: How many of them a kernel may use.
+        llvm_cpu: The LLVM CPU whose features it means, where a target names no other.
+        llvm_attributes: LLVM features to set on top.
+        required: CPU features that the artifact checks before it runs.
+        qemu_cpu: The oldest CPU model of QEMU's user mode that has it.
+    """
+
+    name: str
+    vector_bits: int
+    vector_registers: int
+    llvm_cpu: str
+    llvm_attributes: tuple[str, ...]
+    required: tuple[str, ...]
+    qemu_cpu: str
+
+
+# The x86-64 levels are those of the System V psABI supplement, section "Micro-architecture levels";
+# the Arm features are those of the Arm Architecture Reference Manual (DDI 0487).
+INSTRUCTION_SETS = {
+    row.name: row
+    for row in (
+        InstructionSet("sse4.2", 128, 16, "x86-64-v2", (), ("sse4.2",), "Nehalem"),
+        InstructionSet("avx2", 256, 16, "x86-64-v3", (), ("avx2", "fma"), "Haswell"),
+        # LLVM prefers 256-bit vectors on x86-64-v4; a register-tiled kernel wants the full width.
+        InstructionSet(
+            "avx512",
+            512,
+            32,
+            "x86-64-v4",
+            ("-prefer-256-bit",),
+            ("avx512f", "avx512bw", "avx512dq", "avx512vl"),
+            "Skylake-Server",
+        ),
+        InstructionSet("neon", 128, 32, "generic", ("+neon",), ("asimd",), "cortex-a53"),
+        InstructionSet(
+            "neon-dotprod", 128, 32, "cortex-a76", ("+neon", "+dotprod", "+fullfp16"), ("asimd", "asimddp"), "cortex-a76"
+        ),
+    )
+}

@@ -1,0 +1,17 @@
+"""From an IR graph to a list of scheduled-to-be kernels: emission, fusion, plan, memory."""
+
+from edgec.targets.lowering import (  # noqa: F401  importing a family registers its lowerings
+    activation,
+    convolution,
+    elementwise,
+    linear,
+    pooling,
+    reduction,
+    resize,
+    shape,
+)
+from edgec.targets.lowering.emitter import LOWERINGS, Emitter
+from edgec.targets.lowering.fusion import fuse
+
+
+__all__ = ["LOWERINGS", "Emitter", "fuse"]

@@ -1,0 +1,208 @@
+"""Walks an IR graph and emits one Relax function, choosing each tensor's layout on the way.
+
+A 4-D activation can be *plain* (NCHW, as ONNX has it) or *blocked* (NCHWc: the channels are split into blocks of
+one vector register, ``(N, ceil(C/c), H, W, c)``, the last block padded). Convolutions produce blocked tensors,
+operators that do not mix channels keep what they get, everything else asks for the plain one; a conversion is
+emitted where the two meet and only once per tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+import tvm
+from tvm import relax, te
+
+from edgec.errors import EdgecError, UnsupportedError
+from edgec.targets.lowering import layouts
+
+if TYPE_CHECKING:
+    from edgec.targets.profile import Profile
+
+__all__ = ["LOWERINGS", "Blocked", "Emitter", "lowers"]
+
+Lowering = Callable[["Emitter", ir.Node], None]
+
+LOWERINGS: dict[str, Lowering] = {}
+"""ONNX operator type -> the function that emits it."""
+
+
+def lowers(*op_types: str) -> Callable[[Lowering], Lowering]:
+    """Register the decorated function as the lowering of these ONNX operators."""
+
+    def register(function: Lowering) -> Lowering:
+        for op_type in op_types:
+            LOWERINGS[op_type] = function
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A 4-D tensor in NCHWc layout.
+
+    Attributes:
+        var: The Relax value, shape (N, ceil(C/c), H, W, c).
+        channels: C, without the padding of the last block.
+    """
+
+    var: relax.Expr
+    channels: int
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether the last block holds lanes that belong to no channel (their values are unspecified but finite)."""
+        shape = shape_of(self.var)
+        return shape[1] * shape[4] != self.channels
+
+
+class Emitter:
+    """The state of one emission: values by name, in the layouts they exist in so far."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.builder = relax.BlockBuilder()
+        self._constants: dict[str, np.ndarray] = {}
+        self._plain: dict[str, relax.Expr] = {}
+        self._blocked: dict[str, Blocked] = {}
+
+    # -- reading a node -----------------------------------------------------------------------------------------
+
+    def constant(self, value: ir.Value | None) -> np.ndarray | None:
+        """The value's array if it is known at compile time, else None."""
+        return None if value is None else self._constants.get(_name(value))
+
+    def required_constant(self, node: ir.Node, index: int) -> np.ndarray:
+        """Input ``index`` of ``node``, which must be known at compile time."""
+        array = self.constant(node.inputs[index])
+        if array is None:
+            raise UnsupportedError(
+                f"{node.op_type} '{node.name}' needs input {index} to be a constant",
+                where=f"tensor '{node.inputs[index]}'",
+                fix="give the model fixed input shapes (--input-shape), so that it can be computed at compile time",
+            )
+        return array
+
+    def integers(self, node: ir.Node, index: int) -> list[int] | None:
+        """Input ``index`` of ``node`` as integers, or None where it is omitted."""
+        if index >= len(node.inputs) or node.inputs[index] is None:
+            return None
+        return [int(i) for i in self.required_constant(node, index).reshape(-1)]
+
+    def is_blocked(self, value: ir.Value | None) -> bool:
+        return value is not None and _name(value) in self._blocked
+
+    def plain(self, value: ir.Value) -> relax.Expr:
+        """The value in the layout that ONNX gives it."""
+        name = _name(value)
+        if name not in self._plain:
+            if name in self._constants:
+                self._plain[name] = relax.const(self._constants[name])
+            else:
+                blocked = self._blocked[name]
+                self._plain[name] = self.te(layouts.unblock, blocked.var, blocked.channels)
+        return self._plain[name]
+
+    def blocked(self, value: ir.Value) -> Blocked:
+        """The 4-D value in NCHWc layout."""
+        name = _name(value)
+        if name not in self._blocked:
+            block = self.profile.lanes(str(dtype_of(self.plain(value))))
+            if name in self._constants:
+                array = self._constants[name]
+                expr: relax.Expr = relax.const(layouts.block_array(array, block))
+                channels = array.shape[1]
+            else:
+                expr = self.te(layouts.block, self.plain(value), block)
+                channels = shape_of(self.plain(value))[1]
+            self._blocked[name] = Blocked(expr, channels)
+        return self._blocked[name]
+
+    # -- writing values -----------------------------------------------------------------------------------------
+
+    def emit(self, expr: relax.Expr) -> relax.Expr:
+        """Emit a Relax expression and return its variable."""
+        return self.builder.emit(expr)
+
+    def te(self, function: Callable[..., te.Tensor], *args: object, name: str | None = None) -> relax.Expr:
+        """Emit a kernel defined by a tensor expression."""
+        return self.builder.emit_te(function, *args, primfunc_name_hint=name or function.__name__)
+
+    def set_plain(self, value: ir.Value, expr: relax.Expr) -> None:
+        self._plain[_name(value)] = expr
+
+    def set_blocked(self, value: ir.Value, expr: relax.Expr, channels: int) -> None:
+        self._blocked[_name(value)] = Blocked(expr, channels)
+
+    def set_constant(self, value: ir.Value, array: np.ndarray) -> None:
+        self._constants[_name(value)] = array
+
+    # -- the walk -----------------------------------------------------------------------------------------------
+
+    def emit_graph(self, graph: ir.Graph) -> relax.Expr | object:
+        """Emit the whole graph as the function ``main``; returns the finished IRModule."""
+        for name, initializer in graph.initializers.items():
+            if initializer.const_value is None:
+                raise EdgecError(f"initializer '{name}' has no value")
+            self._constants[name] = initializer.const_value.numpy()
+        params = [
+            relax.Var(_name(value), relax.TensorType(static_shape(value), value.dtype.numpy().name))
+            for value in graph.inputs
+            if _name(value) not in self._constants
+        ]
+        for param in params:
+            self._plain[param.name] = param
+        with self.builder.function("main", params):
+            with self.builder.dataflow():
+                for node in graph:
+                    self._emit_node(node)
+                outputs = [self._own_output(value, params) for value in graph.outputs]
+                result = self.builder.emit_output(relax.Tuple(outputs))
+            self.builder.emit_func_output(result)
+        return self.builder.finalize()
+
+    def _emit_node(self, node: ir.Node) -> None:
+        lowering = LOWERINGS.get(node.op_type)
+        if lowering is None or node.domain not in ("", "ai.onnx"):
+            raise UnsupportedError(f"operator {node.op_type} is not supported", where=f"node '{node.name}'")
+        lowering(self, node)
+
+    def _own_output(self, value: ir.Value, params: Sequence[relax.Var]) -> relax.Expr:
+        """The plain output; a copy where it would be an input or a constant itself."""
+        expr = self.plain(value)
+        if isinstance(expr, tvm.ir.GenericConst) or any(expr.same_as(param) for param in params):
+            return self.te(lambda x: te.compute(x.shape, lambda *i: x(*i), name="copy"), expr, name="copy")
+        return expr
+
+
+def static_shape(value: ir.Value) -> list[int]:
+    """The value's shape as integers; an error where a dimension is unknown."""
+    shape = value.shape
+    if shape is None or not shape.is_static():
+        raise EdgecError(
+            f"tensor '{value.name}' has no fixed shape",
+            where=f"shape {shape}",
+            fix="bind the model's symbolic dimensions with --input-shape",
+        )
+    return [int(d) for d in shape.numpy()]
+
+
+def shape_of(expr: relax.Expr) -> list[int]:
+    """The static shape of an emitted expression."""
+    return [int(d) for d in expr.ty.shape]
+
+
+def dtype_of(expr: relax.Expr) -> str:
+    """The data type of an emitted expression."""
+    return str(expr.ty.dtype)
+
+
+def _name(value: ir.Value) -> str:
+    if value.name is None:
+        raise EdgecError("a tensor of the graph has no name")
+    return value.name

@@ -1,0 +1,54 @@
+"""The blocked layout NCHWc: conversions at run time (tensor expressions) and at compile time (arrays)."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import te, tirx
+
+__all__ = ["block", "block_array", "pack_conv_weights", "pack_depthwise_weights", "unblock"]
+
+
+def block(x: te.Tensor, lanes: int) -> te.Tensor:
+    """NCHW -> NCHWc, zeros in the lanes beyond the last channel."""
+    n, channels, height, width = x.shape
+    zero = tirx.const(0, x.dtype)
+
+    def element(n_: tirx.Var, o: tirx.Var, y: tirx.Var, xx: tirx.Var, c: tirx.Var) -> tirx.Expr:
+        if int(channels) % lanes == 0:
+            return x[n_, o * lanes + c, y, xx]
+        return tirx.if_then_else(o * lanes + c < channels, x[n_, o * lanes + c, y, xx], zero)
+
+    return te.compute((n, -(-int(channels) // lanes), height, width, lanes), element, name="block")
+
+
+def unblock(x: te.Tensor, channels: int) -> te.Tensor:
+    """NCHWc -> NCHW with the padding lanes dropped."""
+    n, _, height, width, lanes = x.shape
+    return te.compute(
+        (n, channels, height, width), lambda n_, c, y, xx: x[n_, c // lanes, y, xx, c % lanes], name="unblock"
+    )
+
+
+def block_array(array: np.ndarray, lanes: int) -> np.ndarray:
+    """A constant NCHW array in NCHWc layout, padded with zeros."""
+    n, channels, height, width = array.shape
+    blocks = -(-channels // lanes)
+    padded = np.zeros((n, blocks * lanes, height, width), array.dtype)
+    padded[:, :channels] = array
+    return np.ascontiguousarray(padded.reshape(n, blocks, lanes, height, width).transpose(0, 1, 3, 4, 2))
+
+
+def pack_conv_weights(weights: np.ndarray, out_lanes: int, in_lanes: int) -> np.ndarray:
+    """Convolution weights (O, I, kh, kw) -> (O/o, I/i, kh, kw, i, o), padded with zeros."""
+    out_channels, in_channels, kh, kw = weights.shape
+    out_blocks, in_blocks = -(-out_channels // out_lanes), -(-in_channels // in_lanes)
+    padded = np.zeros((out_blocks * out_lanes, in_blocks * in_lanes, kh, kw), weights.dtype)
+    padded[:out_channels, :in_channels] = weights
+    split = padded.reshape(out_blocks, out_lanes, in_blocks, in_lanes, kh, kw)
+    return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
+
+
+def pack_depthwise_weights(weights: np.ndarray, lanes: int) -> np.ndarray:
+    """Depthwise weights (C, 1, kh, kw) -> (C/c, kh, kw, c), padded with zeros."""
+    channels, _, kh, kw = weights.shape
+    return block_array(weights.reshape(1, channels, kh, kw), lanes)[0]

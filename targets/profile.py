@@ -1,0 +1,191 @@
+"""The machine that code is generated for: what a board file says, joined with its instruction set."""
+
+from __future__ import annotations
+
+import difflib
+import platform
+import tomllib
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+
+import numpy as np
+
+from edgec.errors import UnsupportedError
+from edgec.targets.instruction_sets import INSTRUCTION_SETS, InstructionSet
+
+__all__ = ["PLANNED", "Cluster", "Profile", "list_profiles", "load_profile"]
+
+# Boards that edgec is meant for and does not generate code for yet.
+PLANNED = {
+    "jetson": "Jetson Orin (sm_87)",
+    "jetson-nano": "Jetson Nano (sm_53)",
+    "jetson-tx2": "Jetson TX2 (sm_62)",
+    "jetson-xavier": "Jetson Xavier (sm_72)",
+    "jetson-orin": "Jetson Orin (sm_87)",
+    "jetson-orin-nano": "Jetson Orin Nano (sm_87)",
+    "jetson-orin-nx": "Jetson Orin NX (sm_87)",
+    "jetson-agx-orin": "Jetson AGX Orin (sm_87)",
+    "jetson-thor": "Jetson Thor (sm_110)",
+    "riscv64": "generic RISC-V",
+    "loongarch64": "generic LoongArch",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A group of equal cores.
+
+    Attributes:
+        core: The core's name, as its maker writes it.
+        cpus: Logical CPU numbers as Linux counts them on the board.
+        max_mhz: Highest clock, in MHz.
+        l1d_kib: Level-1 data cache per core, in KiB.
+        l2_kib: Level-2 cache per core (or of the cluster where it is shared), in KiB.
+    """
+
+    core: str
+    cpus: tuple[int, ...]
+    max_mhz: int
+    l1d_kib: int
+    l2_kib: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything that code generation and the runners need to know of a target.
+
+    Attributes:
+        name: The target's name on the command line.
+        description: One line for people.
+        arch: ``x86_64`` or ``aarch64``.
+        llvm_triple: Triple the kernels are compiled for.
+        llvm_cpu: LLVM's name of the CPU that the kernels are compiled for.
+        instruction_set: Vector width, registers and required features.
+        link_targets: Zig's target triples for the shared library and the runner.
+        qemu_cpu: CPU model that QEMU's user mode should emulate.
+        clusters: The board's cores, fastest first; empty for a generic target.
+        sources: Where the figures come from.
+    """
+
+    name: str
+    description: str
+    arch: str
+    llvm_triple: str
+    llvm_cpu: str
+    instruction_set: InstructionSet
+    link_targets: dict[str, str]
+    qemu_cpu: str
+    clusters: tuple[Cluster, ...] = ()
+    sources: tuple[str, ...] = ()
+    llvm_attributes: tuple[str, ...] = field(default=())
+
+    def lanes(self, dtype: str) -> int:
+        """How many elements of ``dtype`` one vector register holds."""
+        return self.instruction_set.vector_bits // (np.dtype(dtype).itemsize * 8)
+
+    @property
+    def big_cpus(self) -> tuple[int, ...]:
+        """Logical CPUs of the fastest cluster; empty for a generic target."""
+        return self.clusters[0].cpus if self.clusters else ()
+
+
+_LINK_TARGETS = {
+    # glibc 2.27 is what JetPack 4 and Ubuntu 18.04 have; a static musl runner needs no libc on the board at all.
+    "x86_64": {"library": "x86_64-linux-gnu.2.27", "runner": "x86_64-linux-musl"},
+    "aarch64": {"library": "aarch64-linux-gnu.2.27", "runner": "aarch64-linux-musl"},
+}
+_TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}
+
+
+@cache
+def list_profiles() -> dict[str, str]:
+    """Names of all targets that code can be generated for, with their descriptions."""
+    profiles = {"native": "the machine this runs on"}
+    for file in sorted(resources.files("edgec.targets.boards").iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".toml"):
+            data = tomllib.loads(file.read_text())
+            profiles[data["name"]] = data["description"]
+    return profiles
+
+
+@cache
+def load_profile(name: str) -> Profile:
+    """The profile of a target.
+
+    Raises:
+        UnsupportedError: The name is unknown, or stands for a board that is not supported yet.
+    """
+    if name == "native":
+        return _native()
+    if name in PLANNED or name.startswith("cuda"):
+        raise UnsupportedError(
+            f"target '{name}' is not supported yet",
+            where=PLANNED.get(name, "CUDA"),
+            fix="see `edgec targets` for the targets that are",
+        )
+    if name not in list_profiles():
+        known = [*list_profiles(), *PLANNED]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        raise UnsupportedError(
+            f"unknown target '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""),
+            fix="`edgec targets` lists them",
+        )
+    data = tomllib.loads((resources.files("edgec.targets.boards") / f"{name}.toml").read_text())
+    isa = INSTRUCTION_SETS[data["instruction_set"]]
+    return Profile(
+        name=name,
+        description=data["description"],
+        arch=data["arch"],
+        llvm_triple=_TRIPLES[data["arch"]],
+        llvm_cpu=data.get("llvm_cpu", isa.llvm_cpu),
+        llvm_attributes=isa.llvm_attributes,
+        instruction_set=isa,
+        link_targets=_LINK_TARGETS[data["arch"]],
+        qemu_cpu=data.get("qemu_cpu", isa.qemu_cpu),
+        clusters=tuple(
+            Cluster(c["core"], tuple(c["cpus"]), c["max_mhz"], c["l1d_kib"], c["l2_kib"])
+            for c in data.get("clusters", [])
+        ),
+        sources=tuple(data.get("sources", [])),
+    )
+
+
+def _native() -> Profile:
+    """This machine: LLVM's name of its CPU and the widest instruction set it has."""
+    import tvm_ffi
+
+    arch = {"arm64": "aarch64", "amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
+    if platform.system() != "Linux" or arch not in _LINK_TARGETS:
+        raise UnsupportedError(
+            f"target 'native' is not supported on {platform.system()} {platform.machine()}",
+            fix="compile for a named target instead; `edgec targets` lists them",
+        )
+    import tvm  # noqa: F401  registers the functions below
+
+    cpu = str(tvm_ffi.get_global_func("tvm.codegen.llvm.GetHostCPUName")())
+    raw = tvm_ffi.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
+    present = {str(name) for name, is_on in raw.items() if is_on}
+    isa = INSTRUCTION_SETS[_widest(arch, present)]
+    # LLVM may know the CPU's name while the hypervisor hides some of its features: say which are there.
+    attributes = tuple(f"{'+' if is_on else '-'}{name}" for name, is_on in sorted(raw.items()))
+    return Profile(
+        name="native",
+        description=f"this machine ({cpu})",
+        arch=arch,
+        llvm_triple=_TRIPLES[arch],
+        llvm_cpu=cpu,
+        llvm_attributes=(*attributes, *(a for a in isa.llvm_attributes if a.startswith("-prefer"))),
+        instruction_set=isa,
+        link_targets=_LINK_TARGETS[arch],
+        qemu_cpu="max",
+    )
+
+
+def _widest(arch: str, features: set[str]) -> str:
+    """The name of the widest instruction set that a CPU with these LLVM features has."""
+    if arch == "aarch64":
+        return "neon-dotprod" if {"dotprod", "fullfp16"} <= features else "neon"
+    if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= features:
+        return "avx512"
+    return "avx2" if {"avx2", "fma"} <= features else "sse4.2"
