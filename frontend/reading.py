@@ -28,7 +28,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
     """Returns the model in ``path`` with its external tensor data loaded, checked by onnx's checker.
 
     Raises:
-        EdgecError: The path does not exist, is no file, is no ONNX model, is cut short, or its external data is missing.
+        EdgecError: The path is no file, or the file no ONNX model, or truncated, or its external data is missing.
     """
     if not path.exists():
         raise EdgecError(f"model file '{path}' does not exist", fix="check the path of the .onnx file")
@@ -98,7 +98,7 @@ def _load_external_data(proto: onnx.ModelProto, path: Path) -> None:
             missing.append(f"'{location}' has {location.stat().st_size} bytes, tensor '{tensor.name}' needs {needed}")
     if missing:
         raise EdgecError(
-            f"the model keeps {len(missing)} tensor(s) in external files that are missing or too short: {_some(missing)}",
+            f"{len(missing)} tensor(s) lie in external files that are missing or too short: {_some(missing)}",
             where=str(path),
             fix="put the external data files beside the .onnx file",
         )

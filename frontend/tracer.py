@@ -100,10 +100,10 @@ class _GraphBuilder:
         kept = _needed_nodes(self.recording, self.outputs.values())
         _refuse_internal(kept)
         counts: dict[str, int] = {}
-        for record in kept:
-            index = counts.get(record.op_type, 0)
-            counts[record.op_type] = index + 1
-            self._add_node(record, f"{record.op_type}_{index}")
+        for node in kept:
+            index = counts.get(node.op_type, 0)
+            counts[node.op_type] = index + 1
+            self._add_node(node, f"{node.op_type}_{index}")
         graph_outputs = [self._output(output, tensor) for output, tensor in self.outputs.items()]
         graph = ir.Graph(
             self.inputs,
@@ -117,20 +117,20 @@ class _GraphBuilder:
         _check(model)
         return model
 
-    def _add_node(self, record: RecordedNode, name: str) -> None:
-        inputs = [None if tensor is None else self._read(tensor) for tensor in record.inputs]
+    def _add_node(self, recorded: RecordedNode, name: str) -> None:
+        inputs = [None if tensor is None else self._read(tensor) for tensor in recorded.inputs]
         while inputs and inputs[-1] is None:
             inputs.pop()
         outputs = []
-        for index, tensor in enumerate(record.outputs):
-            plain = f"{name}_output" if len(record.outputs) == 1 else f"{name}_output_{index}"
+        for index, tensor in enumerate(recorded.outputs):
+            plain = f"{name}_output" if len(recorded.outputs) == 1 else f"{name}_output_{index}"
             chosen = self.output_names.get(id(tensor)) if id(tensor) not in self.values else None
             outputs.append(_value(tensor, chosen or self._free(plain)))
             self.values[id(tensor)] = outputs[-1]
-        attributes = to_attributes(record.op_type, record.attributes)
-        source = {"source": record.source} if record.source else {}
+        attributes = to_attributes(recorded.op_type, recorded.attributes)
+        source = {"source": recorded.source} if recorded.source else {}
         self.nodes.append(
-            ir.Node("", record.op_type, inputs, attributes, outputs=outputs, name=name, metadata_props=source)
+            ir.Node("", recorded.op_type, inputs, attributes, outputs=outputs, name=name, metadata_props=source)
         )
 
     def _read(self, tensor: Tensor) -> ir.Value:
@@ -175,10 +175,10 @@ def _value(tensor: Tensor, name: str) -> ir.Value:
 def _needed_nodes(recording: Recording, outputs: Iterable[Tensor]) -> list[RecordedNode]:
     needed = {id(tensor) for tensor in outputs}
     kept: list[RecordedNode] = []
-    for record in reversed(recording.nodes):
-        if not needed.isdisjoint(id(tensor) for tensor in record.outputs):
-            kept.append(record)
-            needed.update(id(tensor) for tensor in record.inputs if tensor is not None)
+    for node in reversed(recording.nodes):
+        if not needed.isdisjoint(id(tensor) for tensor in node.outputs):
+            kept.append(node)
+            needed.update(id(tensor) for tensor in node.inputs if tensor is not None)
     return kept[::-1]
 
 

@@ -1,1 +1,36 @@
 """Transformations of the IR: model in, model out."""
+
+from __future__ import annotations
+
+from edgec.passes.eliminate_identities import EliminateIdentities
+from edgec.passes.fix_names import FixNames
+from edgec.passes.fold_batch_norm import FoldBatchNorm
+from edgec.passes.fold_constants import FoldConstants
+from edgec.passes.fold_padding import FoldPadding
+from edgec.passes.fold_scale import FoldScale
+from edgec.passes.fold_shapes import FoldShapes
+from edgec.passes.merge_clamps import MergeClamps
+from edgec.passes.merge_duplicates import MergeDuplicates
+from edgec.passes.merge_gemm import MergeGemm
+from edgec.passes.merge_reshapes import MergeReshapes
+from edgec.passes.pipeline import simplify
+from edgec.passes.remove_dead_code import RemoveDeadCode
+from edgec.passes.report import CountedResult, PassReport
+
+__all__ = [
+    "CountedResult",
+    "EliminateIdentities",
+    "FixNames",
+    "FoldBatchNorm",
+    "FoldConstants",
+    "FoldPadding",
+    "FoldScale",
+    "FoldShapes",
+    "MergeClamps",
+    "MergeDuplicates",
+    "MergeGemm",
+    "MergeReshapes",
+    "PassReport",
+    "RemoveDeadCode",
+    "simplify",
+]
