@@ -1,1 +1,24 @@
-"""Reverse-mode automatic differentiation on NumPy, one primitive per ONNX operator."""
+"""Reverse-mode automatic differentiation on NumPy, one primitive per ONNX operator.
+
+Example::
+
+    import edgec.engine as engine
+
+    w = engine.tensor([2.0], requires_grad=True)
+    loss = (w * 3.0 - 10.0) ** 2
+    loss.backward()
+    w.grad.numpy()  # [-24.]
+
+The names of PyTorch and of Paddle both work: ``requires_grad`` and its opposite ``stop_gradient``, ``tensor`` and
+``to_tensor``, ``zero_grad`` and ``clear_grad``.
+"""
+
+from __future__ import annotations
+
+from edgec.engine import ops  # noqa: F401
+from edgec.engine.errors import GradientError, StateDictError, TraceError
+from edgec.engine.random import seed
+from edgec.engine.recording import RecordedNode, Recording, record
+from edgec.engine.registry import PRIMITIVES, Primitive, apply
+from edgec.engine.tape import backward, enable_grad, grad, is_grad_enabled, no_grad
+from edgec.engine.tensor import Parameter, Tensor, tensor, to_tensor

@@ -1,1 +1,11 @@
-"""The primitives, one file per family."""
+"""The primitives, one file per family; importing this package fills `edgec.engine.registry.PRIMITIVES`."""
+
+from __future__ import annotations
+
+from edgec.engine.ops import (  # noqa: F401
+    arithmetic,
+    linear,
+    logic,
+    reductions,
+    shape,
+)

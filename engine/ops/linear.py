@@ -1,0 +1,94 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgec.engine import primitives as p
+from edgec.engine.arrays import Array
+from edgec.engine.registry import Gradients, Sample, primitive
+from edgec.engine.samples import normal
+from edgec.engine.tape import Node
+from edgec.engine.tensor import Tensor
+
+
+@primitive("MatMul")
+def matmul(a: Array, b: Array) -> Array:
+    return np.matmul(a, b)
+
+
+@matmul.gradient
+def _(call: Node, dy: Tensor) -> Gradients:
+    a, b = call.input(0), call.input(1)
+    # As NumPy does: a vector on the left is a row, on the right a column.
+    rows = a if a.ndim > 1 else p.unsqueeze(a, [0])
+    columns = b if b.ndim > 1 else p.unsqueeze(b, [1])
+    dy = dy if a.ndim > 1 else p.unsqueeze(dy, [-1 if b.ndim == 1 else -2])
+    dy = dy if b.ndim > 1 else p.unsqueeze(dy, [-1])
+    da = db = None
+    if call.wants(0):
+        da = p.reshape(p.sum_to(p.matmul(dy, p.swap_axes(columns, -1, -2)), rows.shape), a.shape)
+    if call.wants(1):
+        if b.ndim == 2 and a.ndim > 2:  # one large product instead of a sum over many small ones
+            db = p.matmul(p.transpose(p.reshape(a, [-1, a.shape[-1]])), p.reshape(dy, [-1, dy.shape[-1]]))
+        else:
+            db = p.reshape(p.sum_to(p.matmul(p.swap_axes(rows, -1, -2), dy), columns.shape), b.shape)
+    return da, db
+
+
+matmul.samples = lambda: [
+    Sample([normal(2, 3), normal(3, 4)]),
+    Sample([normal(2, 1, 2, 3), normal(4, 3, 2)]),
+    Sample([normal(2, 2, 3), normal(3, 4)]),
+    Sample([normal(3), normal(3)]),
+    Sample([normal(3), normal(2, 3, 2)]),
+    Sample([normal(2, 2, 3), normal(3)]),
+]
+
+
+@primitive("Gemm", keeps_inputs=(0, 1))
+def gemm(
+    a: Array,
+    b: Array,
+    c: Array | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+) -> Array:
+    product: Array = np.matmul(a.T if transA else a, b.T if transB else b)
+    if alpha != 1.0:
+        product *= product.dtype.type(alpha)
+    if c is not None and beta != 0.0:
+        product += c if beta == 1.0 else c * c.dtype.type(beta)
+    return product
+
+
+@gemm.gradient
+def _(call: Node, dy: Tensor) -> Gradients:
+    trans_a, trans_b = call.integer("transA"), call.integer("transB")
+    alpha, beta = call.real("alpha"), call.real("beta")
+    da = db = dc = None
+    if call.wants(0):
+        first, second = (call.input(1), dy) if trans_a else (dy, call.input(1))
+        da = p.call(
+            "Gemm", first, second, alpha=alpha, transA=trans_b if trans_a else 0, transB=1 if trans_a else 1 - trans_b
+        )
+    if call.wants(1):
+        first, second = (dy, call.input(0)) if trans_b else (call.input(0), dy)
+        db = p.call(
+            "Gemm", first, second, alpha=alpha, transA=1 if trans_b else 1 - trans_a, transB=trans_a if trans_b else 0
+        )
+    if call.wants(2):
+        dc = p.sum_to(dy if beta == 1.0 else p.scale(dy, beta), call.shape(2))
+    return da, db, dc
+
+
+gemm.samples = lambda: [
+    Sample([normal(2, 3), normal(3, 4), normal(4)]),
+    Sample([normal(2, 3), normal(4, 3), normal(2, 1)], {"transB": 1}),
+    Sample([normal(3, 2), normal(3, 4), normal(1, 4)], {"transA": 1, "alpha": 0.5, "beta": 2.0}),
+    Sample([normal(3, 2), normal(4, 3), normal()], {"transA": 1, "transB": 1}),
+    Sample([normal(2, 3), normal(3, 4)], {"alpha": -1.5}),
+]
