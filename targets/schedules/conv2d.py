@@ -1,0 +1,90 @@
+"""Convolution and depthwise convolution in NCHWc: a register tile of output columns × channel blocks.
+
+The tile's accumulators stay in vector registers over the whole reduction; the epilogue (bias, residual, activation)
+is applied to the tile before it is stored. Loop order: batch, tile of channel blocks and row in parallel, then the
+tiles of a row; the structure follows Y. Liu et al., "Optimizing CNN Model Inference on CPUs", arXiv 1809.02697.
+"""
+
+from __future__ import annotations
+
+from tvm.s_tir import Schedule
+
+from edgec.targets.profile import Profile
+from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilogue, parallelize
+
+__all__ = ["choose_tile", "schedule"]
+
+
+def schedule(sch: Schedule, profile: Profile) -> bool:
+    """Schedule a kernel whose main block is annotated ``conv2d`` or ``pointwise`` (1×1, stride 1); its result has the axes (n, o, y, x, c)."""
+    blocks = analyse(sch)
+    if blocks.family not in ("conv2d", "pointwise"):
+        return False
+    conv, last = blocks.main, inline_epilogue(sch, blocks)
+    reduction = bound_extents(sch, conv)[5:]
+    n, o, y, x, c = sch.get_loops(last)
+    extents = bound_extents(sch, last)
+    is_pointwise = blocks.family == "pointwise"
+    if is_pointwise:  # rows can be joined: the columns of a tile then need not divide one row
+        x = sch.fuse(y, x)
+        width, rows = extents[2] * extents[3], 1
+    else:
+        width, rows = extents[3], extents[2]
+    columns, channel_blocks = choose_tile(width, extents[1], profile.instruction_set.vector_registers)
+    o_outer, o_inner = sch.split(o, [None, channel_blocks])
+    x_outer, x_inner = sch.split(x, [None, columns])
+    if is_pointwise:
+        sch.reorder(n, o_outer, x_outer, x_inner, o_inner, c)
+        outer = sch.fuse(n, o_outer, x_outer)
+        anchor = outer
+    else:
+        sch.reorder(n, o_outer, y, x_outer, x_inner, o_inner, c)
+        outer = sch.fuse(n, o_outer, y)
+        anchor = x_outer
+    sch.compute_at(conv, anchor, preserve_unit_loops=True)
+    inner = sch.get_loops(conv)[len(sch.get_loops(conv)) - 5 - len(reduction) :]
+    spatial, reduced = inner[:5], inner[5:]
+    work = extents[0] * extents[1] * width * rows * extents[4]
+    parallelize(sch, outer, work * _product(reduction) // 8)
+    for loop in (x_inner, o_inner):
+        sch.unroll(loop)
+    sch.vectorize(c)
+    # Vectorize and unroll before decompose_reduction: afterwards the loops belong to two blocks.
+    sch.reorder(*reduced, *spatial)
+    sch.vectorize(spatial[-1])
+    for loop in spatial[:-1]:
+        sch.unroll(loop)
+    sch.decompose_reduction(conv, reduced[0])
+    return True
+
+
+def choose_tile(width: int, channel_blocks: int, registers: int) -> tuple[int, int]:
+    """Columns and channel blocks of the register tile.
+
+    Each step of the reduction loads one vector of weights per channel block and one input element per column, for
+    columns × blocks multiply-adds: the tile with the fewest loads per multiply-add that fits the registers wins.
+    Columns that do not divide the row cost a remainder.
+    """
+    best, best_cost = (1, 1), float("inf")
+    for blocks in (1, 2, 3, 4):
+        if channel_blocks % blocks:
+            continue
+        for columns in range(1, min(width, registers) + 1):
+            if columns * blocks + blocks + 1 > registers:
+                break
+            tiles = -(-width // columns)
+            waste = tiles * columns / width
+            # Too few independent accumulators leave the pipeline of the FMA unit (latency 4, two per cycle) empty.
+            starvation = max(1.0, 8 / (columns * blocks))
+            remainder = 1.0 if width % columns == 0 else 1.15
+            cost = (1 + 0.5 / columns + 0.5 / blocks) * waste * starvation * remainder
+            if cost < best_cost:
+                best, best_cost = (columns, blocks), cost
+    return best
+
+
+def _product(values: list[int]) -> int:
+    result = 1
+    for value in values:
+        result *= value
+    return result

@@ -1,0 +1,83 @@
+"""What the rules ask about a kernel: its blocks, which of them reduce, which is the last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import SBlockRV
+
+from edgec.targets.profile import Profile
+
+__all__ = ["Blocks", "analyse", "bound_extents", "inline_epilogue", "parallelize", "vector_lanes"]
+
+# Fewer elements than this per kernel are not worth waking the thread pool (about 5 µs).
+PARALLEL_GRAIN = 16384
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a kernel in the order they are computed.
+
+    Attributes:
+        all: Every block.
+        main: The block that carries the family annotation or the first that reduces; None if none does.
+        main_index: Its position in ``all``.
+    """
+
+    all: tuple[SBlockRV, ...]
+    main: SBlockRV | None
+    main_index: int
+    family: str
+
+
+def analyse(schedule: Schedule) -> Blocks:
+    """Find the blocks and the one that the kernel is about."""
+    blocks = tuple(schedule.get_child_blocks(schedule.get_sblock("root")))
+    main, index, family = None, len(blocks) - 1, ""
+    for i, block in enumerate(blocks):
+        annotation = schedule.get(block).annotations.get("edgec.kernel", None)
+        if annotation is not None:
+            return Blocks(blocks, block, i, str(annotation))
+        if main is None and _reduces(schedule, block):
+            main, index = block, i
+    return Blocks(blocks, main, index, family)
+
+
+def _reduces(schedule: Schedule, block: SBlockRV) -> bool:
+    return any(axis.iter_type == 2 for axis in schedule.get(block).iter_vars)
+
+
+def reducing_blocks(schedule: Schedule, blocks: Blocks) -> int:
+    """How many blocks of the kernel reduce."""
+    return sum(_reduces(schedule, block) for block in blocks.all)
+
+
+def inline_epilogue(schedule: Schedule, blocks: Blocks) -> SBlockRV:
+    """Inline everything between the main block and the last one; returns the last one.
+
+    Where nothing follows the main block, a copy out of a register tile is made to be the last one.
+    """
+    assert blocks.main is not None
+    for block in blocks.all[blocks.main_index + 1 : -1]:
+        schedule.compute_inline(block)
+    if blocks.main_index == len(blocks.all) - 1:
+        return schedule.cache_write(blocks.main, 0, "local")
+    schedule.set_scope(blocks.main, 0, "local")
+    return blocks.all[-1]
+
+
+def bound_extents(schedule: Schedule, block: SBlockRV) -> list[int]:
+    """Extents of the loops around a block."""
+    return [int(schedule.get(loop).extent) for loop in schedule.get_loops(block)]
+
+
+def vector_lanes(schedule: Schedule, block: SBlockRV, profile: Profile) -> int:
+    """Lanes of one vector register for the block's result."""
+    return profile.lanes(str(schedule.get(block).writes[0].source.dtype))
+
+
+def parallelize(schedule: Schedule, loop: object, work: int) -> None:
+    """Spread a loop over the thread pool if ``work`` elements are worth it."""
+    if work >= PARALLEL_GRAIN:
+        schedule.parallel(loop)

@@ -1,0 +1,79 @@
+"""Matrix product with constant weights packed (N/n, K, n), and between two activations.
+
+The register tile is rows × vectors of the result; the result has the axes (..., m, n).
+"""
+
+from __future__ import annotations
+
+from tvm.s_tir import Schedule
+
+from edgec.targets.profile import Profile
+from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilogue, parallelize, vector_lanes
+
+__all__ = ["choose_tile", "schedule"]
+
+
+def schedule(sch: Schedule, profile: Profile) -> bool:
+    """Schedule a kernel whose main block is annotated ``matmul``."""
+    blocks = analyse(sch)
+    if blocks.family != "matmul":
+        return False
+    for block in blocks.all[: blocks.main_index]:
+        sch.compute_inline(block)
+    product, last = blocks.main, inline_epilogue(sch, blocks)
+    extents = bound_extents(sch, last)
+    reduction = bound_extents(sch, product)[len(extents) :]
+    loops = sch.get_loops(last)
+    batch, n = loops[:-2], loops[-1]
+    m = loops[-2] if len(loops) > 1 else None
+    rows_total = extents[-2] if m is not None else 1
+    lanes = min(vector_lanes(sch, last, profile), extents[-1])
+    rows, vectors = choose_tile(rows_total, -(-extents[-1] // lanes), profile.instruction_set.vector_registers)
+    n_outer, n_vectors, n_lanes = sch.split(n, [None, vectors, lanes])
+    if m is None:
+        order, anchor = [n_outer, n_vectors, n_lanes], n_outer
+    else:
+        m_outer, m_inner = sch.split(m, [None, rows])
+        order, anchor = [*batch, n_outer, m_outer, m_inner, n_vectors, n_lanes], m_outer
+    sch.reorder(*order)
+    sch.compute_at(product, anchor, preserve_unit_loops=True)
+    inner = sch.get_loops(product)[-len(extents) - len(reduction) :]
+    spatial, reduced = inner[: len(extents)], inner[len(extents) :]
+    work = 1
+    for extent in (*extents, *reduction):
+        work *= extent
+    parallelize(sch, sch.fuse(*batch, n_outer) if batch else n_outer, work // 8)
+    if m is not None:
+        sch.unroll(m_inner)
+    sch.unroll(n_vectors)
+    sch.vectorize(n_lanes)
+    _tile_product(sch, product, spatial, reduced, lanes)
+    return True
+
+
+def _tile_product(sch: Schedule, product: object, spatial: list[object], reduced: list[object], lanes: int) -> None:
+    """Keep the tile in registers: reduction outermost, rows and vectors unrolled, lanes vectorized."""
+    vectors, vector = sch.split(spatial[-1], [None, lanes])
+    sch.reorder(*reduced, *spatial[:-1], vectors, vector)
+    sch.vectorize(vector)
+    for loop in (*spatial[:-1], vectors):
+        sch.unroll(loop)
+    sch.decompose_reduction(product, reduced[0])
+
+
+def choose_tile(rows: int, vectors: int, registers: int) -> tuple[int, int]:
+    """Rows and vectors of the register tile with the fewest loads per multiply-add that fits the registers."""
+    best, best_cost = (1, 1), float("inf")
+    for tile_vectors in (1, 2, 3, 4, 6, 8):
+        if tile_vectors > vectors:
+            break
+        for tile_rows in range(1, min(rows, registers) + 1):
+            accumulators = tile_rows * tile_vectors
+            if accumulators + tile_vectors + 1 > registers:
+                break
+            waste = -(-rows // tile_rows) * tile_rows / rows * -(-vectors // tile_vectors) * tile_vectors / vectors
+            starvation = max(1.0, 8 / accumulators)
+            cost = (1 + 0.5 / tile_rows + 0.5 / tile_vectors) * waste * starvation
+            if cost < best_cost:
+                best, best_cost = (tile_rows, tile_vectors), cost
+    return best

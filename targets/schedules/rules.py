@@ -1,0 +1,34 @@
+"""The list of schedule rules, tried in order until one takes the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tvm
+from tvm import tirx
+from tvm.s_tir import Schedule
+
+from edgec.targets.profile import Profile
+from edgec.targets.schedules import conv2d, elementwise, matmul, reduction
+
+__all__ = ["RULES", "schedule_kernel"]
+
+Rule = Callable[[Schedule, Profile], bool]
+
+# A rule returns False when the kernel is not its own, and leaves the schedule untouched then.
+RULES: tuple[Rule, ...] = (
+    conv2d.schedule,
+    matmul.schedule,
+    elementwise.schedule,
+    reduction.schedule,
+)
+
+
+def schedule_kernel(function: tirx.PrimFunc, profile: Profile) -> tirx.PrimFunc:
+    """The kernel with its loops tiled, vectorized and parallelized for ``profile``."""
+    module = tvm.IRModule({"main": function})
+    for rule in RULES:
+        schedule = Schedule(module)
+        if rule(schedule, profile):
+            return schedule.mod["main"]
+    raise AssertionError("the last rule takes every kernel")
