@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from edgec.engine.ops import (  # noqa: F401
+    activations,
     arithmetic,
+    convolution,
+    indexing,
     linear,
     logic,
+    normalization,
+    pooling,
     reductions,
     shape,
 )

@@ -1,0 +1,221 @@
+"""Pooling: the window's taps are visited one after the other, each as one array operation over all outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgec.engine import primitives as p
+from edgec.engine.arrays import Array, is_float
+from edgec.engine.ops.windows import Window, resolve_window
+from edgec.engine.registry import Gradients, Sample, apply, primitive
+from edgec.engine.samples import distinct, normal
+from edgec.engine.tape import Node
+from edgec.engine.tensor import Tensor
+
+
+@primitive("MaxPool", keeps_inputs=(0,))
+def max_pool(
+    x: Array,
+    *,
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: Sequence[int] | None = None,
+    kernel_shape: Sequence[int],
+    pads: Sequence[int] | None = None,
+    storage_order: int = 0,
+    strides: Sequence[int] | None = None,
+    output_count: int = 1,
+) -> tuple[Array, ...]:
+    """The largest value per window and, as a second output, its index in the flat input."""
+    window = resolve_window(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, bool(ceil_mode))
+    lowest = -np.inf if is_float(x.dtype) else np.iinfo(x.dtype).min
+    padded = window.pad(x, lowest)
+    if output_count == 2:
+        return _max_with_indices(padded, x.shape, window, bool(storage_order))
+    best: Array | None = None
+    for _, slices in window.taps():
+        met = padded[(..., *slices)]
+        best = met.copy() if best is None else np.maximum(best, met, out=best)
+    assert best is not None
+    return (best,)
+
+
+def _max_with_indices(
+    padded: Array, shape: tuple[int, ...], window: Window, column_major: bool
+) -> tuple[Array, Array]:
+    best: Array | None = None
+    indices = np.zeros((*shape[:2], *window.output_shape), np.int64)
+    for tap, slices in window.taps():
+        met = padded[(..., *slices)]
+        if best is None:
+            best = met.copy()
+            np.copyto(indices, _flat_positions(window, tap, column_major))
+        else:
+            is_larger = met > best
+            np.copyto(best, met, where=is_larger)
+            np.copyto(indices, _flat_positions(window, tap, column_major), where=is_larger)
+    assert best is not None
+    planes = np.arange(shape[0] * shape[1]).reshape(*shape[:2], *(1,) * len(window.kernel))
+    return best, indices + planes * int(np.prod(window.input_shape))
+
+
+def _flat_positions(window: Window, tap: tuple[int, ...], column_major: bool) -> Array:
+    """For every output, where in the flat spatial axes the tap lies (clipped to them in the padding)."""
+    rank = len(tap)
+    flat = np.zeros(window.output_shape, np.int64)
+    for axis in range(rank):
+        position = np.arange(window.output_shape[axis]) * window.strides[axis]
+        position += tap[axis] * window.dilations[axis] - window.begins[axis]
+        np.clip(position, 0, window.input_shape[axis] - 1, out=position)
+        other = window.input_shape[:axis] if column_major else window.input_shape[axis + 1 :]
+        flat += (position * int(np.prod(other))).reshape([-1 if a == axis else 1 for a in range(rank)])
+    return flat
+
+
+@max_pool.gradient
+def _(call: Node, dy: Tensor | None, _indices: Tensor | None = None) -> Gradients:
+    if dy is None:
+        return (None,)
+    x = call.input(0)
+    attributes = {**call.attributes, "storage_order": 0}
+    _, indices = apply("MaxPool", (p.detach(x),), attributes, outputs=2)
+    flat = p.zeros([int(np.prod(x.shape))], dy.dtype)
+    spread = p.call(
+        "ScatterElements", flat, p.reshape(indices, [-1]), p.reshape(dy, [-1]), axis=0, reduction="add"
+    )
+    return (p.reshape(spread, x.shape),)
+
+
+max_pool.samples = lambda: [
+    Sample([distinct(2, 3, 6, 6)], {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    Sample([distinct(1, 2, 7, 7)], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    Sample([distinct(1, 2, 7, 6)], {"kernel_shape": [3, 2], "strides": [2, 2], "ceil_mode": 1}, outputs=2),
+    Sample([distinct(1, 1, 7, 7)], {"kernel_shape": [2, 2], "dilations": [2, 2]}, outputs=2),
+    Sample([distinct(1, 2, 5, 5)], {"kernel_shape": [2, 2], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    Sample([distinct(1, 2, 5, 5)], {"kernel_shape": [3, 3], "auto_pad": "SAME_LOWER"}),
+    Sample([distinct(1, 2, 4, 6)], {"kernel_shape": [2, 2], "storage_order": 1}, outputs=2),
+    Sample([distinct(2, 2, 9)], {"kernel_shape": [3], "strides": [2]}),
+    Sample([distinct(1, 1, 4, 4, 4)], {"kernel_shape": [2, 2, 2], "strides": [2, 2, 2]}),
+    Sample([-distinct(1, 1, 4, 4) - 9], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
+]
+
+
+def _average_window(
+    shape: tuple[int, ...],
+    kernel: Sequence[int],
+    strides: Sequence[int] | None,
+    dilations: Sequence[int] | None,
+    pads: Sequence[int] | None,
+    auto_pad: str,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    dtype: np.dtype[np.generic],
+) -> tuple[Window, Array]:
+    """The window, and by how many elements each output divides."""
+    window = resolve_window(shape[2:], kernel, strides, dilations, pads, auto_pad, ceil_mode)
+    declared = window.ends if auto_pad.startswith("SAME") else (pads or (0,) * 2 * len(kernel))[len(kernel) :]
+    size = [n + b + max(e, 0) for n, b, e in zip(window.input_shape, window.begins, window.ends, strict=True)]
+    counted = np.zeros(size, dtype)
+    inner = []
+    for n, begin, end in zip(window.input_shape, window.begins, declared, strict=True):
+        inner.append(slice(0, begin + n + max(end, 0)) if count_include_pad else slice(begin, begin + n))
+    counted[tuple(inner)] = 1
+    total = np.zeros(window.output_shape, dtype)
+    for _, slices in window.taps():
+        total += counted[slices]
+    return window, total
+
+
+@primitive("AveragePool", keeps_inputs=())
+def average_pool(
+    x: Array,
+    *,
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    count_include_pad: int = 0,
+    dilations: Sequence[int] | None = None,
+    kernel_shape: Sequence[int],
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Array:
+    window, counts = _average_window(
+        x.shape, kernel_shape, strides, dilations, pads, auto_pad, bool(ceil_mode), bool(count_include_pad), x.dtype
+    )
+    padded = window.pad(x)
+    total = np.zeros((*x.shape[:2], *window.output_shape), x.dtype)
+    for _, slices in window.taps():
+        total += padded[(..., *slices)]
+    return np.divide(total, counts, out=total)
+
+
+@average_pool.gradient
+def _(call: Node, dy: Tensor) -> Gradients:
+    shape = call.shape(0)
+    window, counts = _average_window(
+        shape,
+        call.integers("kernel_shape") or [],
+        call.integers("strides"),
+        call.integers("dilations"),
+        call.integers("pads"),
+        str(call.attribute("auto_pad")),
+        bool(call.attribute("ceil_mode")),
+        bool(call.attribute("count_include_pad")),
+        np.dtype(dy.dtype),
+    )
+    ones = p.constant(np.ones((shape[1], 1, *window.kernel), dy.dtype))
+    attributes = {
+        "strides": list(window.strides),
+        "dilations": list(window.dilations),
+        "pads": [*window.begins, *(max(end, 0) for end in window.ends)],
+        "output_padding": [max(-end, 0) for end in window.ends],
+        "group": shape[1],
+    }
+    return (apply("ConvTranspose", (dy / p.constant(counts), ones), attributes)[0],)
+
+
+average_pool.samples = lambda: [
+    Sample([normal(2, 3, 6, 6)], {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    Sample([normal(1, 2, 7, 7)], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    Sample(
+        [normal(1, 2, 7, 7)],
+        {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "count_include_pad": 1},
+    ),
+    Sample([normal(1, 2, 7, 6)], {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
+    Sample(
+        [normal(1, 2, 6, 6)],
+        {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "ceil_mode": 1, "count_include_pad": 1},
+    ),
+    Sample([normal(1, 2, 5, 5)], {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER"}),
+    Sample([normal(1, 2, 7, 7)], {"kernel_shape": [2, 2], "dilations": [2, 2], "strides": [2, 2]}),
+    Sample([normal(2, 2, 9)], {"kernel_shape": [3], "strides": [3]}),
+]
+
+
+@primitive("GlobalAveragePool", keeps_inputs=())
+def global_average_pool(x: Array) -> Array:
+    return np.mean(x, axis=tuple(range(2, x.ndim)), keepdims=True, dtype=x.dtype)
+
+
+@global_average_pool.gradient
+def _(call: Node, dy: Tensor) -> Gradients:
+    shape = call.shape(0)
+    return (p.expand(p.scale(dy, 1.0 / max(int(np.prod(shape[2:])), 1)), shape),)
+
+
+global_average_pool.samples = lambda: [Sample([normal(2, 3, 4, 5)]), Sample([normal(2, 3, 4)])]
+
+
+@primitive("GlobalMaxPool", keeps_outputs=(0,))
+def global_max_pool(x: Array) -> Array:
+    return np.max(x, axis=tuple(range(2, x.ndim)), keepdims=True)
+
+
+@global_max_pool.gradient
+def _(call: Node, dy: Tensor) -> Gradients:
+    winners = p.cast(p.equal(call.input(0), call.output(0)), dy.dtype)
+    return (winners * (dy / p.reduce_sum(winners, list(range(2, dy.ndim)), keepdims=True)),)
+
+
+global_max_pool.samples = lambda: [Sample([distinct(2, 3, 4, 5)])]

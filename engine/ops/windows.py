@@ -1,0 +1,96 @@
+"""Geometry of sliding windows: what convolution and pooling have in common."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgec.engine.arrays import Array
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window over the spatial axes, everything spelled out.
+
+    Attributes:
+        input_shape, output_shape, kernel, strides, dilations: One number per spatial axis.
+        begins, ends: Padding; the last windows of ceil mode are covered by larger ends.
+    """
+
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begins: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    def pad(self, x: Array, value: float = 0.0) -> Array:
+        """`x` with its spatial axes padded; negative ends cut off what no window reaches."""
+        if not any(self.begins) and all(end <= 0 for end in self.ends):
+            return x
+        spatial = tuple(n + b + max(e, 0) for n, b, e in zip(self.input_shape, self.begins, self.ends, strict=True))
+        padded = np.full((*x.shape[:2], *spatial), value, x.dtype)
+        padded[(..., *(slice(b, b + n) for n, b in zip(self.input_shape, self.begins, strict=True)))] = x
+        return padded
+
+    def taps(self) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+        """For each kernel element: its index, and the slices of the padded input it meets over all outputs."""
+        for tap in itertools.product(*map(range, self.kernel)):
+            yield (
+                tap,
+                tuple(
+                    slice(k * d, k * d + (out - 1) * s + 1, s)
+                    for k, d, s, out in zip(tap, self.dilations, self.strides, self.output_shape, strict=True)
+                ),
+            )
+
+    @property
+    def is_pointwise(self) -> bool:
+        """A 1x1 kernel with stride 1 and no padding: each output is one input pixel."""
+        return self.output_shape == self.input_shape and all(k == 1 for k in self.kernel) and not any(self.begins)
+
+
+def resolve_window(
+    input_shape: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int] | None,
+    dilations: Sequence[int] | None,
+    pads: Sequence[int] | None,
+    auto_pad: str,
+    ceil_mode: bool = False,
+) -> Window:
+    """Apply the ONNX defaults, auto_pad and ceil_mode."""
+    rank = len(input_shape)
+    strides = tuple(strides or (1,) * rank)
+    dilations = tuple(dilations or (1,) * rank)
+    extents = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    begins, ends = [0] * rank, [0] * rank
+    if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        output = [-(-n // s) for n, s in zip(input_shape, strides, strict=True)]
+        for axis in range(rank):
+            total = max((output[axis] - 1) * strides[axis] + extents[axis] - input_shape[axis], 0)
+            begins[axis] = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
+            ends[axis] = total - begins[axis]
+    else:
+        if auto_pad == "NOTSET" and pads:
+            begins, ends = list(pads[:rank]), list(pads[rank:])
+        output = []
+        for axis in range(rank):
+            room = input_shape[axis] + begins[axis] + ends[axis] - extents[axis]
+            count = (-(-room // strides[axis]) if ceil_mode else room // strides[axis]) + 1
+            # A window must start inside the input or its left padding, not in the right padding.
+            if ceil_mode and (count - 1) * strides[axis] >= input_shape[axis] + begins[axis]:
+                count -= 1
+            output.append(count)
+    if any(size < 1 for size in output):
+        raise ValueError(f"a window of {tuple(kernel)} does not fit into an input of {tuple(input_shape)}")
+    reach = [
+        (output[axis] - 1) * strides[axis] + extents[axis] - input_shape[axis] - begins[axis] for axis in range(rank)
+    ]
+    return Window(
+        tuple(input_shape), tuple(output), tuple(kernel), strides, dilations, tuple(begins), tuple(reach)
+    )
