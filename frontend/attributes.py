@@ -12,6 +12,8 @@ from edgec.frontend.opset import OPSET
 
 __all__ = ["attributes_of", "to_attributes"]
 
+# onnx.defs and onnx_ir each have an enum of their own.
+_TYPES = {kind.name: kind for kind in ir.AttributeType}
 _LISTS = (ir.AttributeType.INTS, ir.AttributeType.FLOATS, ir.AttributeType.STRINGS)
 
 
@@ -35,7 +37,7 @@ def to_attributes(op_type: str, values: Mapping[str, object]) -> list[ir.Attr]:
     """Returns ``values`` as attributes of the types that the operator's schema asks for; None values are left out."""
     schema = onnx.defs.get_schema(op_type, OPSET)
     return [
-        _to_attribute(name, value, ir.AttributeType(int(schema.attributes[name].type.value)))
+        _to_attribute(name, value, _TYPES[str(schema.attributes[name].type).rpartition(".")[2]])
         for name, value in values.items()
         if value is not None
     ]

@@ -113,9 +113,9 @@ def _run(
             values[value] = tensor
             if hook is not None and value.name:
                 hook(value.name, tensor)
-        for value in (*node.inputs, *node.outputs):
-            if value is not None and value not in kept and last_use.get(value, index) == index:
-                values.pop(value, None)
+        for used in (*node.inputs, *node.outputs):
+            if used is not None and used not in kept and last_use.get(used, index) == index:
+                values.pop(used, None)
     return {value.name or "": values[value] for value in wanted}
 
 

@@ -84,5 +84,5 @@ def _hold_in_memory(value: ir.Value) -> None:
     if tensor is None or tensor.dtype == ir.DataType.STRING:
         return
     value.const_value = ir.Tensor(np.asarray(tensor.numpy(), order="C"), dtype=tensor.dtype, name=value.name)
-    value.shape = ir.Shape(tensor.shape)
+    value.shape = ir.Shape(tensor.shape.numpy())
     value.type = ir.TensorType(tensor.dtype)

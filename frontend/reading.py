@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+import onnx_ir as ir
 from onnx import TensorProto, checker, external_data_helper
 
 from edgec.errors import EdgecError
@@ -22,6 +23,7 @@ _STRANGERS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the real file with `git lfs pull`"),
 )
 _SHORTEN_AFTER = 5
+_DATA_TYPES = frozenset(int(kind) for kind in ir.DataType)
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
@@ -71,8 +73,8 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
         if data.startswith(magic):
             raise EdgecError(f"'{path}' is {what}, not an ONNX model", fix=fix)
     try:
-        proto = onnx.ModelProto.FromString(data)
-    except DecodeError as err:
+        proto = onnx.load_model_from_string(data)
+    except Exception as err:  # protobuf's DecodeError, which comes without types
         # A model starts with field 1, ir_version, a small varint; if that is there, the rest was cut or damaged.
         if data[0] == 0x08 and len(data) > 1 and data[1] <= onnx.IR_VERSION:
             what = f"'{path}' is truncated or damaged: it starts as an ONNX model and breaks off ({len(data)} bytes)"
@@ -113,17 +115,10 @@ def _check_tensor_sizes(proto: onnx.ModelProto, where: str) -> None:
     for tensor in _tensors(proto.graph):
         if not tensor.HasField("raw_data") or tensor.data_type in (TensorProto.UNDEFINED, TensorProto.STRING):
             continue
-        bits = {TensorProto.INT4: 4, TensorProto.UINT4: 4}.get(tensor.data_type)
-        if bits is None:
-            try:
-                bits = 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-            except (KeyError, ValueError, TypeError):
-                continue
-        size = 1
-        for dim in tensor.dims:
-            size *= dim
-        needed = (size * bits + 7) // 8
-        if bits >= 8 and len(tensor.raw_data) != needed:
+        if tensor.data_type not in _DATA_TYPES:
+            continue
+        needed = math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth / 8)
+        if len(tensor.raw_data) != needed:
             raise EdgecError(
                 f"tensor '{tensor.name}' holds {len(tensor.raw_data)} bytes of data, its shape "
                 f"{tuple(tensor.dims)} needs {needed}: the file is truncated or damaged",

@@ -80,7 +80,7 @@ class _GraphBuilder:
     """Writes a recording as a graph: recorded tensors by identity, values by name."""
 
     def __init__(
-        self, fn: Traceable, recording: Recording, input_names: Sequence[str], outputs: Mapping[str, Tensor]
+        self, fn: Traceable, recording: Recording, input_names: Sequence[str], outputs: dict[str, Tensor]
     ) -> None:
         self.recording = recording
         self.outputs = outputs

@@ -95,7 +95,7 @@ def _neutral(number: float, *, either: bool) -> Callable[[ir.Node], ir.Value | N
 
 def _slice(node: ir.Node) -> ir.Value | None:
     steps = array_of(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else np.ones(1)
-    return _if_same_shape(node) if steps is not None and bool((steps > 0).all()) else None
+    return _if_same_shape(node) if steps is not None and bool(np.greater(steps.astype(np.float64), 0).all()) else None
 
 
 def _pad(node: ir.Node) -> ir.Value | None:

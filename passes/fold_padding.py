@@ -145,7 +145,7 @@ def _is_never_negative(value: ir.Value | None) -> bool:
         return False
     if is_default_op(producer, "Clip"):
         low = array_of(producer.inputs[1]) if len(producer.inputs) > 1 else None
-        return low is not None and bool((low >= 0).all())
+        return low is not None and bool(np.greater_equal(low.astype(np.float64), 0).all())
     if is_default_op(producer, "MaxPool", "AveragePool", "Transpose", "Reshape"):
         return _is_never_negative(producer.inputs[0]) and static_shape(producer.outputs[0]) is not None
     return is_default_op(producer, "Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp", "Sqrt")

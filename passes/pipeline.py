@@ -102,10 +102,19 @@ def _copy(model: ir.Model) -> ir.Model:
     copied = model.clone()
     for graph in copied.graphs():
         for value in graph.initializers.values():
-            tensor = value.const_value
-            if tensor is not None and tensor.dtype != ir.DataType.STRING:
-                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+            if value.const_value is not None:
+                value.const_value = _own(value.const_value)
+    for node in ir.traversal.RecursiveGraphIterator(copied.graph):
+        for name, attribute in list(node.attributes.items()):
+            if attribute.type == ir.AttributeType.TENSOR:
+                node.attributes[name] = ir.AttrTensor(name, _own(attribute.as_tensor()))
     return copied
+
+
+def _own(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    if tensor.dtype == ir.DataType.STRING:
+        return tensor
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def _has_open_shapes(model: ir.Model) -> bool:
