@@ -16,6 +16,7 @@ The names of PyTorch and of Paddle both work: ``requires_grad`` and its opposite
 from __future__ import annotations
 
 from edgec.engine import ops  # noqa: F401
+from edgec.engine.check_grads import check_grads
 from edgec.engine.errors import GradientError, StateDictError, TraceError
 from edgec.engine.random import seed
 from edgec.engine.recording import RecordedNode, Recording, record

@@ -7,7 +7,6 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-
 from edgec.engine import primitives as p
 from edgec.engine import recording
 from edgec.engine import tensor as tensors
@@ -66,9 +65,9 @@ def index_tensor(x: Tensor, index: Index) -> Tensor:
     return _shape_as(x, arrays, shape_steps)
 
 
-def _spelled_out(x: Tensor, parts: tuple[Part, ...]) -> list[int | slice | None | Tensor]:
+def _spelled_out(x: Tensor, parts: tuple[Part, ...]) -> list[int | slice | Tensor | None]:
     """Without Ellipsis, arrays as tensors, one part per axis."""
-    known: list[int | slice | None | Tensor | EllipsisType] = []
+    known: list[int | slice | Tensor | EllipsisType | None] = []
     for part in parts:
         if part is None or isinstance(part, slice | EllipsisType | tensors.Tensor):
             known.append(part)
@@ -83,7 +82,7 @@ def _spelled_out(x: Tensor, parts: tuple[Part, ...]) -> list[int | slice | None 
     free = x.ndim - used - mask_axes
     if free < 0:
         raise IndexError(f"{used} indices for a tensor of shape {x.shape}")
-    spelled: list[int | slice | None | Tensor] = []
+    spelled: list[int | slice | Tensor | None] = []
     for part in known:
         if isinstance(part, EllipsisType):
             spelled.extend([slice(None)] * free)
@@ -120,9 +119,7 @@ def _gather_several(x: Tensor, arrays: list[tuple[int, Tensor]]) -> Tensor:
     indices = p.concat([p.unsqueeze(p.expand(p.cast(index, np.int64), shape), [-1]) for index in wrapped], axis=-1)
     gathered = p.call("GatherND", p.transpose(x, perm), indices)
     count = len(shape)
-    return p.transpose(
-        gathered, [*range(count, count + first), *range(count), *range(count + first, gathered.ndim)]
-    )
+    return p.transpose(gathered, [*range(count, count + first), *range(count), *range(count + first, gathered.ndim)])
 
 
 def _shape_as(x: Tensor, arrays: list[tuple[int, Tensor]], steps: list[str]) -> Tensor:

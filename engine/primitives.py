@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from edgec.engine import recording, registry
 from edgec.engine import tensor as tensors
 from edgec.engine.arrays import Array, DTypeLike, onnx_from_dtype

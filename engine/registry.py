@@ -24,11 +24,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-
 from edgec.engine import recording as recordings
 from edgec.engine import tape
 from edgec.engine import tensor as tensors
 from edgec.engine.arrays import Array
+
 from edgec.errors import UnsupportedError
 
 if TYPE_CHECKING:

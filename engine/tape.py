@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, overload
 
 import numpy as np
-
 from edgec.engine import tensor as tensors
 from edgec.engine.arrays import Array, is_float
 from edgec.engine.errors import GradientError

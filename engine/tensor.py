@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-
 from edgec.engine import indexing, recording, tape
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array, DTypeLike, is_float

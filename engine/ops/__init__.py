@@ -11,6 +11,8 @@ from edgec.engine.ops import (  # noqa: F401
     logic,
     normalization,
     pooling,
+    quantization,
     reductions,
+    resize,
     shape,
 )

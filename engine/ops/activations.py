@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
 from edgec.engine.definition import differentiate_definition

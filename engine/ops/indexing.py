@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
 from edgec.engine.errors import GradientError
@@ -46,7 +44,9 @@ def _(call: Node, dy: Tensor) -> Gradients:
     starts, ends, axes, steps = (call.input(index).data if call.has(index) else None for index in (1, 2, 3, 4))
     assert starts is not None
     assert ends is not None
-    spans = [part.indices(size) for part, size in zip(_slice_parts(shape, starts, ends, axes, steps), shape, strict=True)]
+    spans = [
+        part.indices(size) for part, size in zip(_slice_parts(shape, starts, ends, axes, steps), shape, strict=True)
+    ]
     begins, after = [], []
     for axis, ((start, _, step), size) in enumerate(zip(spans, shape, strict=True)):
         if step != 1:
@@ -74,7 +74,9 @@ slice_of.samples = lambda: [
 
 
 @primitive("Pad", keeps_inputs=(1, 3))
-def pad(x: Array, pads: Array, value: Array | None = None, axes: Array | None = None, *, mode: str = "constant") -> Array:
+def pad(
+    x: Array, pads: Array, value: Array | None = None, axes: Array | None = None, *, mode: str = "constant"
+) -> Array:
     """Negative pads cut off."""
     widths = _pad_widths(x.ndim, pads, axes)
     x = x[tuple(slice(max(-begin, 0), x.shape[axis] - max(-end, 0)) for axis, (begin, end) in enumerate(widths))]
@@ -107,7 +109,7 @@ def _(call: Node, dy: Tensor) -> Gradients:
         return dx, None, p.reshape(p.reduce_sum(dy) - inside, call.shape(2))
     for axis, width in enumerate(widths):
         if width != (0, 0):
-            places = np.pad(np.arange(shape[axis]), [(max(w, 0) for w in width)], mode=mode)  # type: ignore[call-overload]
+            places = np.pad(np.arange(shape[axis]), [tuple(max(w, 0) for w in width)], mode=mode)  # type: ignore[call-overload]
             kept = places[max(-width[0], 0) : len(places) - max(-width[1], 0)]
             dy = _add_at(dy, p.constant(kept), axis, shape[axis])
     return (dy,)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
 from edgec.engine.registry import Gradients, Sample, primitive

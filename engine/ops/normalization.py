@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
 from edgec.engine.definition import differentiate_definition
@@ -220,5 +219,7 @@ def _(call: Node, dy: Tensor) -> Gradients:
 
 lrn.samples = lambda: [
     Sample([normal(2, 5, 3, 2)], {"size": 3, "alpha": 0.5}),
-    Sample([normal(1, 5, 2, 2)], {"size": 2, "alpha": 0.3, "beta": 0.5, "bias": 2.0}, reference="onnx"),
+    # ONNX Runtime refuses an even size, and onnx.reference (1.23) loops over the batch instead of the channels.
+    Sample([normal(1, 5, 2, 2)], {"size": 2, "alpha": 0.3, "beta": 0.5, "bias": 2.0}, reference=""),
+    Sample([normal(1, 5, 2, 2)], {"size": 5, "alpha": 0.3, "beta": 0.5, "bias": 2.0}),
 ]

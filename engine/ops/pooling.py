@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array, is_float
 from edgec.engine.ops.windows import Window, resolve_window
@@ -42,9 +41,7 @@ def max_pool(
     return (best,)
 
 
-def _max_with_indices(
-    padded: Array, shape: tuple[int, ...], window: Window, column_major: bool
-) -> tuple[Array, Array]:
+def _max_with_indices(padded: Array, shape: tuple[int, ...], window: Window, column_major: bool) -> tuple[Array, Array]:
     best: Array | None = None
     indices = np.zeros((*shape[:2], *window.output_shape), np.int64)
     for tap, slices in window.taps():
@@ -82,9 +79,7 @@ def _(call: Node, dy: Tensor | None, _indices: Tensor | None = None) -> Gradient
     attributes = {**call.attributes, "storage_order": 0}
     _, indices = apply("MaxPool", (p.detach(x),), attributes, outputs=2)
     flat = p.zeros([int(np.prod(x.shape))], dy.dtype)
-    spread = p.call(
-        "ScatterElements", flat, p.reshape(indices, [-1]), p.reshape(dy, [-1]), axis=0, reduction="add"
-    )
+    spread = p.call("ScatterElements", flat, p.reshape(indices, [-1]), p.reshape(dy, [-1]), axis=0, reduction="add")
     return (p.reshape(spread, x.shape),)
 
 

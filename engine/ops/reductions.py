@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
-
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
 from edgec.engine.registry import PRIMITIVES, Gradients, Rule, Sample, primitive
@@ -45,7 +44,13 @@ def _reduction(
 
     made = primitive(name, keeps_inputs=keeps_inputs, keeps_outputs=keeps_outputs)(forward)
     made.gradient(rule)
-    x = positive if name in ("ReduceProd", "ReduceLogSum") else distinct if name in ("ReduceMax", "ReduceMin") else normal
+    x = (
+        positive
+        if name in ("ReduceProd", "ReduceLogSum")
+        else distinct
+        if name in ("ReduceMax", "ReduceMin")
+        else normal
+    )
     PRIMITIVES[name].samples = lambda: [
         Sample([x(2, 3, 4)]),
         Sample([x(2, 3, 4), np.array([1])], {"keepdims": 0}),
@@ -114,9 +119,7 @@ _reduction("ReduceSum", lambda x, axes, keep: np.sum(x, axis=axes, keepdims=keep
 _reduction("ReduceMean", _mean, _mean_gradient, (1,))
 _reduction("ReduceMax", lambda x, axes, keep: np.max(x, axis=axes, keepdims=keep), _extremum_gradient, (0, 1), (0,))
 _reduction("ReduceMin", lambda x, axes, keep: np.min(x, axis=axes, keepdims=keep), _extremum_gradient, (0, 1), (0,))
-_reduction(
-    "ReduceProd", lambda x, axes, keep: np.prod(x, axis=axes, keepdims=keep), _product_gradient, (0, 1), (0,)
-)
+_reduction("ReduceProd", lambda x, axes, keep: np.prod(x, axis=axes, keepdims=keep), _product_gradient, (0, 1), (0,))
 _reduction(
     "ReduceSumSquare", lambda x, axes, keep: np.sum(x * x, axis=axes, keepdims=keep), _sum_square_gradient, (0, 1)
 )

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array, dtype_from_onnx
 from edgec.engine.random import generator
@@ -353,7 +352,5 @@ dropout.samples = lambda: [
     Sample([normal(2, 3)], outputs=2),
     Sample([normal(2, 3), np.float32(0.3)], outputs=1, varied=[0]),
     # Random numbers differ between implementations, so training is checked in the gradient only.
-    Sample(
-        [normal(4, 5), np.float32(0.4), np.array(True)], {"seed": 3}, outputs=2, varied=[0], order=1, reference=""
-    ),
+    Sample([normal(4, 5), np.float32(0.4), np.array(True)], {"seed": 3}, outputs=2, varied=[0], order=1, reference=""),
 ]

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from edgec.engine.arrays import Array
 
 
@@ -91,6 +90,4 @@ def resolve_window(
     reach = [
         (output[axis] - 1) * strides[axis] + extents[axis] - input_shape[axis] - begins[axis] for axis in range(rank)
     ]
-    return Window(
-        tuple(input_shape), tuple(output), tuple(kernel), strides, dilations, tuple(begins), tuple(reach)
-    )
+    return Window(tuple(input_shape), tuple(output), tuple(kernel), strides, dilations, tuple(begins), tuple(reach))

@@ -1,0 +1,180 @@
+"""Every sample of every primitive: value, gradients and dtype."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from edgec.engine import PRIMITIVES, Tensor, apply, check_grads
+from edgec.engine.arrays import is_float, onnx_from_dtype
+from edgec.engine.registry import Sample
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from edgec.errors import UnsupportedError
+
+CASES = [
+    pytest.param(name, sample, id=f"{name}-{index}")
+    for name, made in sorted(PRIMITIVES.items())
+    for index, sample in enumerate(made.samples())
+]
+REFERENCE_CASES = [case for case in CASES if case.values[1].reference]
+GRADIENT_CASES = [case for case in CASES if PRIMITIVES[case.values[0]].differentiable]
+OPSET = 22
+
+
+def run(name: str, sample: Sample, dtype: type | None = None) -> tuple[Tensor, ...]:
+    inputs = [None if array is None else Tensor(converted(array, dtype)) for array in sample.inputs]
+    return apply(name, inputs, sample.attributes, outputs=sample.outputs)
+
+
+def converted(array: np.ndarray, dtype: type | None) -> np.ndarray:
+    array = np.asarray(array)
+    return array.astype(dtype) if dtype is not None and is_float(array.dtype) else array
+
+
+def one_node_model(name: str, sample: Sample) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    names = ["" if array is None else f"x{index}" for index, array in enumerate(sample.inputs)]
+    feed = {key: np.asarray(array) for key, array in zip(names, sample.inputs, strict=True) if array is not None}
+    attributes = {
+        key: numpy_helper.from_array(np.asarray(value)) if isinstance(value, np.ndarray) else value
+        for key, value in sample.attributes.items()
+    }
+    outputs = [f"y{index}" for index in range(sample.outputs)]
+    node = helper.make_node(name, names, outputs, **attributes)
+    graph = helper.make_graph(
+        [node],
+        "one_node",
+        [helper.make_tensor_value_info(key, onnx_from_dtype(array.dtype), array.shape) for key, array in feed.items()],
+        [helper.make_empty_tensor_value_info(output) for output in outputs],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    return onnx.shape_inference.infer_shapes(model) if all_typed(model) else model, feed
+
+
+def all_typed(model: onnx.ModelProto) -> bool:
+    return all(value.type.tensor_type.elem_type != TensorProto.UNDEFINED for value in model.graph.input)
+
+
+def reference_outputs(name: str, sample: Sample) -> list[np.ndarray]:
+    model, feed = one_node_model(name, sample)
+    if sample.reference == "onnx":
+        return ReferenceEvaluator(model).run(None, feed)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, feed)
+
+
+@pytest.mark.parametrize(("name", "sample"), REFERENCE_CASES)
+def test_value_agrees_with_the_reference(name: str, sample: Sample) -> None:
+    expected = reference_outputs(name, sample)
+    results = run(name, sample)
+    assert len(results) == len(expected)
+    for result, reference in zip(results, expected, strict=True):
+        assert result.dtype == reference.dtype
+        assert result.shape == reference.shape
+        np.testing.assert_allclose(result.data, reference, rtol=sample.tolerance, atol=sample.tolerance)
+
+
+@pytest.mark.parametrize(("name", "sample"), CASES)
+def test_dtype_is_preserved(name: str, sample: Sample) -> None:
+    """float32 never turns into float64, float64 never loses precision, integers and booleans stay."""
+    single, double = run(name, sample, np.float32), run(name, sample, np.float64)
+    has_float = any(array is not None and is_float(np.asarray(array).dtype) for array in sample.inputs)
+    for a, b in zip(single, double, strict=True):
+        if name == "Cast" or not is_float(a.dtype) or not has_float:
+            assert a.dtype == b.dtype
+        else:
+            assert (a.dtype, b.dtype) == (np.float32, np.float64)
+            tolerance = max(sample.tolerance, 1e-5)
+            fits = np.isfinite(a.data) | ~np.isfinite(b.data)  # float64 reaches further
+            np.testing.assert_allclose(a.data[fits], b.data[fits], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("name", "sample"), GRADIENT_CASES)
+def test_gradients_agree_with_central_differences(name: str, sample: Sample) -> None:
+    floats = [i for i, array in enumerate(sample.inputs) if array is not None and is_float(np.asarray(array).dtype)]
+    varied = floats if sample.varied is None else list(sample.varied)
+    if not varied:
+        pytest.skip("a sample of values only")
+
+    def function(*values: Tensor) -> tuple[Tensor, ...]:
+        inputs = [None if array is None else Tensor(converted(array, np.float64)) for array in sample.inputs]
+        for index, value in zip(varied, values, strict=True):
+            inputs[index] = value
+        return tuple(
+            output
+            for output in apply(name, inputs, sample.attributes, outputs=sample.outputs)
+            if is_differentiable_output(name, output)
+        )
+
+    points = [np.asarray(sample.inputs[index]) for index in varied]
+    check_grads(function, *points, order=sample.order)
+
+
+def is_differentiable_output(name: str, output: Tensor) -> bool:
+    # The updated running statistics of BatchNormalization (shape (c,)) are not differentiable, by declaration.
+    return name != "BatchNormalization" or output.ndim > 1
+
+
+@pytest.mark.parametrize(("name", "sample"), GRADIENT_CASES)
+def test_gradient_keeps_float32(name: str, sample: Sample) -> None:
+    inputs = [None if array is None else Tensor(np.asarray(array)) for array in sample.inputs]
+    wanted = [tensor for tensor in inputs if tensor is not None and is_float(tensor.dtype)]
+    if sample.varied is not None:
+        wanted = [tensor for index in sample.varied if (tensor := inputs[index]) is not None]
+    for tensor in wanted:
+        tensor.requires_grad = True
+    output = apply(name, inputs, sample.attributes, outputs=sample.outputs)[0]
+    if not wanted or not output.requires_grad:
+        pytest.skip("a sample of values only")
+    output.backward()
+    for tensor in wanted:
+        if tensor.grad is not None:
+            assert tensor.grad.dtype == tensor.dtype
+            assert tensor.grad.shape == tensor.shape
+
+
+@pytest.mark.parametrize("name", sorted(PRIMITIVES))
+def test_every_primitive_is_complete(name: str) -> None:
+    made = PRIMITIVES[name]
+    assert made.samples(), f"{name} has no samples"
+    assert made.differentiable == (made.rule is not None), f"{name} needs a gradient rule, or differentiable=False"
+
+
+def test_meta_test_finds_an_incomplete_primitive() -> None:
+    from edgec.engine.registry import Primitive
+
+    bare = Primitive("Bare", np.add)
+    assert not bare.samples()
+    assert bare.differentiable != (bare.rule is not None)
+
+
+def test_every_primitive_has_the_attributes_of_the_onnx_schema() -> None:
+    for name, made in PRIMITIVES.items():
+        if name.startswith("edgec."):
+            continue
+        schema = onnx.defs.get_schema(name, OPSET)
+        optional = {"sparse_value", "value_string", "value_strings"}  # strings and sparse tensors have no array
+        missing = set(schema.attributes) - made.attribute_names - optional
+        assert not missing, f"{name} lacks {missing}"
+        assert made.attribute_names <= set(schema.attributes), name
+
+
+def test_samples_do_not_change_between_calls() -> None:
+    for made in PRIMITIVES.values():
+        for one, other in zip(made.samples(), made.samples(), strict=True):
+            for a, b in zip(one.inputs, other.inputs, strict=True):
+                assert (a is None) == (b is None)
+                assert a is None or np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f")
+
+
+def test_unknown_operator_and_attribute_are_named() -> None:
+    with pytest.raises(UnsupportedError, match="NoSuchOp"):
+        apply("NoSuchOp", [])
+    with pytest.raises(TypeError, match="Relu has no attribute alpha"):
+        apply("Relu", [Tensor(np.ones(1, np.float32))], {"alpha": 1.0})
+    with pytest.raises(ValueError, match="Relu has 1 outputs, 2 were asked for"):
+        apply("Relu", [Tensor(np.ones(1, np.float32))], outputs=2)
