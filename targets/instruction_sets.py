@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["INSTRUCTION_SETS", "InstructionSet"]
+__all__ = ["INSTRUCTION_SETS", "OPTIONAL_FEATURES", "InstructionSet"]
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,18 @@ class InstructionSet:
     qemu_cpu: str
 
 
+_AVX2 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
+
+OPTIONAL_FEATURES = ("avx512vnni", "avx512vbmi", "avx512bf16", "avx512ifma", "avx512fp16")
+"""Features beyond the table that LLVM uses where code is made for one certain CPU."""
+
 # The x86-64 levels are those of the System V psABI supplement, section "Micro-architecture levels";
 # the Arm features are those of the Arm Architecture Reference Manual (DDI 0487).
 INSTRUCTION_SETS = {
     row.name: row
     for row in (
-        InstructionSet("sse4.2", 128, 16, "x86-64-v2", (), ("sse4.2",), "Nehalem"),
-        InstructionSet("avx2", 256, 16, "x86-64-v3", (), ("avx2", "fma"), "Haswell"),
+        InstructionSet("sse4.2", 128, 16, "x86-64-v2", (), ("sse4.2", "popcnt", "ssse3"), "Nehalem"),
+        InstructionSet("avx2", 256, 16, "x86-64-v3", (), _AVX2, "Haswell"),
         # LLVM prefers 256-bit vectors on x86-64-v4; a register-tiled kernel wants the full width.
         InstructionSet(
             "avx512",
@@ -44,12 +49,18 @@ INSTRUCTION_SETS = {
             32,
             "x86-64-v4",
             ("-prefer-256-bit",),
-            ("avx512f", "avx512bw", "avx512dq", "avx512vl"),
+            (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
             "Skylake-Server",
         ),
         InstructionSet("neon", 128, 32, "generic", ("+neon",), ("asimd",), "cortex-a53"),
         InstructionSet(
-            "neon-dotprod", 128, 32, "cortex-a76", ("+neon", "+dotprod", "+fullfp16"), ("asimd", "asimddp"), "cortex-a76"
+            "neon-dotprod",
+            128,
+            32,
+            "cortex-a76",
+            ("+neon", "+dotprod", "+fullfp16"),
+            ("asimd", "asimdhp", "asimddp"),
+            "cortex-a76",
         ),
     )
 }

@@ -12,7 +12,7 @@ from importlib import resources
 import numpy as np
 
 from edgec.errors import UnsupportedError
-from edgec.targets.instruction_sets import INSTRUCTION_SETS, InstructionSet
+from edgec.targets.instruction_sets import INSTRUCTION_SETS, OPTIONAL_FEATURES, InstructionSet
 
 __all__ = ["PLANNED", "Cluster", "Profile", "list_profiles", "load_profile"]
 
@@ -61,7 +61,8 @@ class Profile:
         arch: ``x86_64`` or ``aarch64``.
         llvm_triple: Triple the kernels are compiled for.
         llvm_cpu: LLVM's name of the CPU that the kernels are compiled for.
-        instruction_set: Vector width, registers and required features.
+        instruction_set: Vector width and registers.
+        required_features: CPU features that the artifact checks before it runs.
         link_targets: Zig's target triples for the shared library and the runner.
         qemu_cpu: CPU model that QEMU's user mode should emulate.
         clusters: The board's cores, fastest first; empty for a generic target.
@@ -74,6 +75,7 @@ class Profile:
     llvm_triple: str
     llvm_cpu: str
     instruction_set: InstructionSet
+    required_features: tuple[str, ...]
     link_targets: dict[str, str]
     qemu_cpu: str
     clusters: tuple[Cluster, ...] = ()
@@ -141,6 +143,7 @@ def load_profile(name: str) -> Profile:
         llvm_cpu=data.get("llvm_cpu", isa.llvm_cpu),
         llvm_attributes=isa.llvm_attributes,
         instruction_set=isa,
+        required_features=isa.required,
         link_targets=_LINK_TARGETS[data["arch"]],
         qemu_cpu=data.get("qemu_cpu", isa.qemu_cpu),
         clusters=tuple(
@@ -177,6 +180,7 @@ def _native() -> Profile:
         llvm_cpu=cpu,
         llvm_attributes=(*attributes, *(a for a in isa.llvm_attributes if a.startswith("-prefer"))),
         instruction_set=isa,
+        required_features=(*isa.required, *(name for name in OPTIONAL_FEATURES if name in present)),
         link_targets=_LINK_TARGETS[arch],
         qemu_cpu="max",
     )

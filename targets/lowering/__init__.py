@@ -12,6 +12,7 @@ from edgec.targets.lowering import (  # noqa: F401  importing a family registers
 )
 from edgec.targets.lowering.emitter import LOWERINGS, Emitter
 from edgec.targets.lowering.fusion import fuse
+from edgec.targets.lowering.plan import Plan, TensorSpec, make_plan
 
 
-__all__ = ["LOWERINGS", "Emitter", "fuse"]
+__all__ = ["LOWERINGS", "Emitter", "Plan", "TensorSpec", "fuse", "make_plan"]

@@ -1,0 +1,117 @@
+"""Compile the driver and the runtime with zig's C compiler and link the three forms of the artifact.
+
+``python -m ziglang cc`` brings a C library for every target, so that nothing of the host's toolchain is needed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import resources
+from pathlib import Path
+
+from edgec.errors import EdgecError
+from edgec.targets.profile import Profile
+
+__all__ = ["Artifact", "link"]
+
+_FLAGS = ["-std=gnu11", "-O2", "-g0", "-fvisibility=hidden", "-fno-sanitize=all", "-Wall", "-Wextra", "-Werror"]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The linked files of one model."""
+
+    library: Path
+    static_library: Path
+    runner: Path
+    headers: tuple[Path, ...]
+
+
+def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profile: Profile, folder: Path) -> Artifact:
+    """Write the shared library, the static library with its headers, and the runner into ``folder``.
+
+    Args:
+        model: C identifier of the model.
+        driver: Text of model.c.
+        objects: Object files of the kernels.
+        params: Parameters; embedded in the runner, and given to the libraries as a file or pointer.
+        profile: The target.
+        folder: Existing folder; receives the files and a ``build`` folder with the intermediate ones.
+    """
+    runtime = Path(str(resources.files("edgec.targets.runtime")))
+    build = folder / "build"
+    build.mkdir(exist_ok=True)
+    source = build / "model.c"
+    source.write_text(driver)
+    (build / "params.bin").write_bytes(params)
+    core = sorted(p for p in runtime.glob("*.c") if not p.name.startswith(("runner", "embedded_params")))
+    runner_only = sorted(runtime.glob("runner*.c"))
+    library_target, runner_target = profile.link_targets["library"], profile.link_targets["runner"]
+    library, runner = folder / f"lib{model}.so", folder / f"{model}_runner"
+    static = folder / f"lib{model}.a"
+    include = ["-I", str(runtime)]
+    kernels = [str(path) for path in objects]
+
+    def shared_library() -> None:
+        flags = ["-target", library_target, *_FLAGS, "-fPIC", "-shared", "-s", "-Wl,-soname," + library.name]
+        _zig(["cc", *flags, *include, *map(str, [source, *core]), *kernels, "-lm", "-lpthread", "-o", str(library)])
+
+    def runner_executable() -> None:
+        embedded = _embedded_params(build / "params.bin", params, runtime, runner_target) if params else []
+        flags = ["-target", runner_target, *_FLAGS, "-static", "-s"]
+        _zig(["cc", *flags, *include, *map(str, [source, *core, *runner_only]), *embedded, *kernels]
+             + ["-lm", "-lpthread", "-o", str(runner)])  # fmt: skip
+
+    def static_library() -> None:
+        flags = ["-target", library_target, *_FLAGS, "-fPIC", "-DEDGEC_STATIC_LIBRARY", "-c"]
+        archive_objects = []
+        for file in [source, *core]:
+            archive_objects.append(str(build / f"{model}_{file.stem}.o"))
+            _zig(["cc", *flags, *include, str(file), "-o", archive_objects[-1]])
+        _zig(["ar", "rcsD", str(static), *archive_objects, *kernels])
+
+    with ThreadPoolExecutor() as pool:
+        for job in [pool.submit(task) for task in (shared_library, runner_executable, static_library)]:
+            job.result()
+    headers = []
+    for name, text in (
+        ("edgec.h", (runtime / "edgec.h").read_text()),
+        (f"{model}.h", f'#include "edgec.h"\n\nextern const edgec_model edgec_model_{model};\n'),
+    ):
+        (folder / name).write_text(text)
+        headers.append(folder / name)
+    return Artifact(library, static, runner, tuple(headers))
+
+
+def _embedded_params(file: Path, params: bytes, runtime: Path, target: str) -> list[str]:
+    output = file.with_suffix(".o")
+    _zig(
+        ["cc", "-target", target, "-c", str(runtime / "embedded_params.c"), "-o", str(output)]
+        + [f'-DEDGEC_PARAMS_FILE="{file}"', f"-DEDGEC_PARAMS_SHA256={sha256(params).hexdigest()}"]
+    )
+    return [str(output)]
+
+
+def _zig(arguments: list[str]) -> None:
+    if importlib.util.find_spec("ziglang") is None:
+        raise EdgecError("compiling needs the C compiler of the package 'ziglang'", fix="pip install 'edgec[compile]'")
+    result = subprocess.run(
+        [sys.executable, "-m", "ziglang", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "ZIG_PROGRESS": "0"},
+    )
+    if result.returncode != 0:
+        raise EdgecError(
+            f"zig {arguments[0]} failed with exit code {result.returncode}",
+            where="\n".join(result.stderr.strip().splitlines()[-12:]),
+            fix="if the disk is not full, this is a bug of edgec: please report the command's output",
+        )

@@ -1,0 +1,1 @@
+"""The C runtime: what every artifact is linked with. See edgec.h."""
