@@ -64,8 +64,10 @@ def absorb_affine(
     if scale is not None:
         old_weight = array_of(weight)
         assert old_weight is not None
-        new_weight = rounded_to(old_weight.astype(np.float64) * _along_outputs(producer, scale, old_weight), dtype)
-        bias = bias * scale
+        with np.errstate(all="ignore"):  # what overflows is refused below
+            scaled = old_weight.astype(np.float64) * _along_outputs(producer, scale, old_weight)
+            bias = bias * scale
+        new_weight = rounded_to(scaled, dtype)
     new_bias = rounded_to(bias + shift, dtype)
     if new_bias is None or (scale is not None and new_weight is None):
         return f"folding it would overflow {dtype}"

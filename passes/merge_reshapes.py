@@ -22,7 +22,7 @@ class MergeReshapes(InPlacePass):
 
     1. Transpose of a Transpose: one Transpose with the composed permutation.
     2. Reshape, Flatten, Squeeze, Unsqueeze of one of these: one Reshape to the final shape.
-    3. A Transpose that moves only axes of size one: a Reshape, which costs nothing.
+    3. A Transpose that moves axes of size one only: a Reshape, which costs nothing.
     """
 
     def call(self, model: ir.Model) -> CountedResult:
@@ -33,7 +33,7 @@ class MergeReshapes(InPlacePass):
                 if source is not None and is_default_op(source, "Transpose"):
                     _compose(source, node)
                     tally.count("Transpose of Transpose")
-                elif _moves_nothing(node) and _to_reshape(node, node.inputs[0]):
+                if _moves_nothing(node) and _to_reshape(node, node.inputs[0]):
                     tally.count("Transpose into Reshape")
             elif is_default_op(node, *_RESHAPES) and source is not None and is_default_op(source, *_RESHAPES):
                 if _to_reshape(node, source.inputs[0]):
@@ -59,8 +59,10 @@ def _moves_nothing(node: ir.Node) -> bool:
     shape = static_shape(node.inputs[0])
     if shape is None:
         return False
-    moved = [axis for axis in _permutation(node) if shape[axis] != 1]
-    return moved == sorted(moved)
+    permutation = _permutation(node)
+    moved = [axis for axis in permutation if shape[axis] != 1]
+    # A Transpose that moves no axis at all is left to EliminateIdentities, which needs no Reshape.
+    return moved == sorted(moved) and list(permutation) != sorted(permutation)
 
 
 def _to_reshape(node: ir.Node, source: ir.Value | None) -> bool:

@@ -80,7 +80,9 @@ def test_a_result_used_twice_is_not_folded(build, apply_pass, operators):
     )
     result = FoldBatchNorm(decompose=False)(model)
     assert not result.modified
-    assert result.refused == ("BatchNormalization 'BatchNormalization': the result of Conv 'Conv' is used elsewhere too",)
+    assert result.refused == (
+        "BatchNormalization 'BatchNormalization': the result of Conv 'Conv' is used elsewhere too",
+    )
     apply_pass(FoldBatchNorm(), model)
     assert operators(model) == ["Conv", "Mul", "Add", "Relu"]
 

@@ -84,9 +84,7 @@ def test_random_numbers_stay_random(build, operators):
 
 
 def test_half_precision_stays_half(build, apply_pass, operators):
-    model = build(
-        "g (float16[2] x) => (float16[2] y) { b = Mul(a, a) y = Add(x, b) }", a=np.array([3, 5], np.float16)
-    )
+    model = build("g (float16[2] x) => (float16[2] y) { b = Mul(a, a) y = Add(x, b) }", a=np.array([3, 5], np.float16))
     apply_pass(FoldConstants(), model)
     assert operators(model) == ["Add"]
     assert model.graph.initializers["b"].const_value.numpy().dtype == np.float16

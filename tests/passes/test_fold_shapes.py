@@ -36,7 +36,9 @@ def test_known_dimensions_of_a_shape_that_is_open_elsewhere():
     assert [node.op_type for node in model.graph] == ["Shape", "Neg", "Neg", "Gather", "Neg"]
     assert model.graph.initializers["b"].const_value.numpy().tolist() == 4
     assert model.graph.initializers["c"].const_value.numpy().tolist() == [3, 4]
-    assert result.refused == ("Shape 'None': the shape of 'x' is not static",) or "'x' is not static" in result.refused[0]
+    assert (
+        result.refused == ("Shape 'None': the shape of 'x' is not static",) or "'x' is not static" in result.refused[0]
+    )
 
 
 def test_shape_arithmetic_vanishes(build, operators):
