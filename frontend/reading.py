@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, checker, external_data_helper
 
-from edgec.errors import EdgecError
+from edgec.errors import EdgecError, UnsupportedError
 
 __all__ = ["check_proto", "read_proto"]
 
@@ -56,6 +56,11 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
             f"the model has no {missing}: it is no ONNX model, or the file is truncated",
             where=where,
             fix="copy or export the file again",
+        )
+    if proto.graph.sparse_initializer:
+        names = _some(tensor.values.name for tensor in proto.graph.sparse_initializer)
+        raise UnsupportedError(
+            f"the model has sparse initializers: {names}", where=where, fix="export the model with dense weights"
         )
     _check_tensor_sizes(proto, where)
     try:

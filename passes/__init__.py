@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgec.passes.eliminate_identities import EliminateIdentities
 from edgec.passes.fix_names import FixNames
 from edgec.passes.fold_batch_norm import FoldBatchNorm
+from edgec.passes.fold_branches import FoldBranches
 from edgec.passes.fold_constants import FoldConstants
 from edgec.passes.fold_padding import FoldPadding
 from edgec.passes.fold_scale import FoldScale
@@ -22,6 +23,7 @@ __all__ = [
     "EliminateIdentities",
     "FixNames",
     "FoldBatchNorm",
+    "FoldBranches",
     "FoldConstants",
     "FoldPadding",
     "FoldScale",

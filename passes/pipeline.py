@@ -13,6 +13,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 from edgec.passes.eliminate_identities import EliminateIdentities
 from edgec.passes.fix_names import FixNames
 from edgec.passes.fold_batch_norm import FoldBatchNorm
+from edgec.passes.fold_branches import FoldBranches
 from edgec.passes.fold_constants import FoldConstants
 from edgec.passes.fold_padding import FoldPadding
 from edgec.passes.fold_scale import FoldScale
@@ -32,6 +33,7 @@ PHASES: tuple[InPlacePass, ...] = (
     # What is known before the first input arrives
     FoldConstants(),
     FoldShapes(),
+    FoldBranches(),
     EliminateIdentities(),
     # Arithmetic that weights can take in
     MergeGemm(),

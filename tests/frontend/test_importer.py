@@ -183,21 +183,21 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path):
     cuts = [*range(1, 200), *range(200, len(data) - 200, 997), *range(len(data) - 200, len(data))]
     for cut in cuts:
         path.write_bytes(data[:cut])
-        with pytest.raises(EdgecError, match="truncated|not an ONNX model"):
+        with pytest.raises(EdgecError, match=r"truncated|not an ONNX model"):
             import_model(path)
 
 
 def test_a_tensor_with_too_little_data():
     proto = with_weight()
     proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:-4]
-    with pytest.raises(EdgecError, match="tensor 'w' holds 15996 bytes of data, its shape .4, 1000. needs 16000"):
+    with pytest.raises(EdgecError, match=r"tensor 'w' holds 15996 bytes of data, its shape \(4, 1000\) needs 16000"):
         import_model(proto)
 
 
 def test_an_invalid_graph():
     proto = with_weight()
     proto.graph.node[0].input[1] = "nowhere"
-    with pytest.raises(EdgecError, match="the model is not valid ONNX: .*nowhere"):
+    with pytest.raises(EdgecError, match=r"the model is not valid ONNX: .*nowhere"):
         import_model(proto)
 
 
@@ -213,9 +213,8 @@ def test_inputs_that_are_no_tensors():
 def test_operator_sets_from_the_future():
     proto = with_weight()
     proto.opset_import[0].version = 99
-    with pytest.raises(EdgecError, match="99|opset") as caught:
+    with pytest.raises(UnsupportedError, match="the model uses operator set 99, newer than edgec's 22"):
         import_model(proto)
-    assert "Traceback" not in str(caught.value)
 
 
 def test_a_newer_operator_set_is_brought_back_where_nothing_new_is_used():

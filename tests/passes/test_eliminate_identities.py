@@ -118,7 +118,7 @@ def test_a_mask_in_use_keeps_dropout(build):
     assert not EliminateIdentities()(model).modified
 
 
-def test_inside_a_subgraph(build, apply_pass, operators):
+def test_inside_a_subgraph(build):
     model = build("""g (float[2] x, bool[1] c) => (float[2] y) {
         y = If(c) <
             then_branch = t () => (float[2] u) { a = Identity(x) b = Neg(a) u = Identity(b) },

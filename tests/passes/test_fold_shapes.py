@@ -36,13 +36,12 @@ def test_known_dimensions_of_a_shape_that_is_open_elsewhere():
     assert [node.op_type for node in model.graph] == ["Shape", "Neg", "Neg", "Gather", "Neg"]
     assert model.graph.initializers["b"].const_value.numpy().tolist() == 4
     assert model.graph.initializers["c"].const_value.numpy().tolist() == [3, 4]
-    assert (
-        result.refused == ("Shape 'None': the shape of 'x' is not static",) or "'x' is not static" in result.refused[0]
-    )
+    assert "the shape of 'x' is not static" in result.refused[0]
 
 
 def test_shape_arithmetic_vanishes(build, operators):
-    model = build("""g (float[2, 3, 4] x) => (float[2, 12] y) <int64 i = {0}, int64[1] axis = {0}, int64[1] rest = {-1}> {
+    model = build("""g (float[2, 3, 4] x) => (float[2, 12] y)
+    <int64 i = {0}, int64[1] axis = {0}, int64[1] rest = {-1}> {
         s = Shape(x)
         n = Gather<axis = 0>(s, i)
         u = Unsqueeze(n, axis)
