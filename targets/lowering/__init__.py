@@ -4,11 +4,14 @@ from edgec.targets.lowering import (  # noqa: F401  importing a family registers
     activation,
     convolution,
     elementwise,
+    indexing,
     linear,
+    normalization,
     pooling,
     reduction,
     resize,
     shape,
+    transposed_convolution,
 )
 from edgec.targets.lowering.emitter import LOWERINGS, Emitter
 from edgec.targets.lowering.fusion import fuse

@@ -1,4 +1,4 @@
-"""Conv: blocked direct convolution, depthwise convolution, and a general form for other groupings."""
+"""Conv: blocked direct convolution, depthwise convolution, and groups merged to fill whole blocks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from tvm import relax, te, tirx
 
 from edgec.errors import UnsupportedError
 from edgec.targets.lowering import layouts
-from edgec.targets.lowering.emitter import Blocked, Emitter, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.attributes import integer, integers, text
+from edgec.targets.lowering.emitter import Blocked, Emitter, Fusion, lowers, shape_of, static_shape
 
-__all__ = ["conv_geometry"]
+__all__ = ["add_bias", "conv_geometry", "merge_groups", "pad_spatial", "widened"]
 
 KERNEL = "edgec.kernel"
 """Attribute of a tensor expression that names the schedule family of its kernel."""
@@ -19,9 +20,9 @@ KERNEL = "edgec.kernel"
 def conv_geometry(node: ir.Node, kernel: list[int], spatial: list[int]) -> tuple[list[int], list[int], list[int]]:
     """(strides, dilations, pads) of a convolution or pooling node; pads are all begins, then all ends."""
     rank = len(kernel)
-    strides = _ints(node, "strides", [1] * rank)
-    dilations = _ints(node, "dilations", [1] * rank)
-    auto_pad = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
+    strides = integers(node, "strides", [1] * rank)
+    dilations = integers(node, "dilations", [1] * rank)
+    auto_pad = text(node, "auto_pad", "NOTSET")
     if auto_pad == "VALID":
         return strides, dilations, [0] * (2 * rank)
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
@@ -31,42 +32,77 @@ def conv_geometry(node: ir.Node, kernel: list[int], spatial: list[int]) -> tuple
         ]
         small, large = [t // 2 for t in total], [t - t // 2 for t in total]
         return strides, dilations, small + large if auto_pad == "SAME_UPPER" else large + small
-    return strides, dilations, _ints(node, "pads", [0] * (2 * rank))
-
-
-def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
-    return list(node.attributes[name].as_ints()) if name in node.attributes else default
+    return strides, dilations, integers(node, "pads", [0] * (2 * rank))
 
 
 @lowers("Conv")
 def conv(emitter: Emitter, node: ir.Node) -> None:
-    x, w = node.inputs[0], node.inputs[1]
+    """Blocked in and out; a 1-D convolution is one over images of height 1."""
+    x = node.inputs[0]
     weights = emitter.required_constant(node, 1)
-    if weights.ndim == 3:  # 1-D: a 2-D convolution of height 1
-        raise UnsupportedError(f"Conv '{node.name}' is one-dimensional", where=f"weights {weights.shape}")
-    if weights.ndim != 4:
-        raise UnsupportedError(f"Conv '{node.name}' has {weights.ndim - 2} spatial axes; 2 are supported")
-    in_shape = static_shape(x)
-    strides, dilations, pads = conv_geometry(node, list(weights.shape[2:]), in_shape[2:])
-    group = node.attributes["group"].as_int() if "group" in node.attributes else 1
+    if weights.ndim not in (3, 4):
+        raise UnsupportedError(f"Conv '{node.name}' has {weights.ndim - 2} spatial axes; 1 and 2 are supported")
+    geometry = conv_geometry(node, list(weights.shape[2:]), static_shape(x)[2:])
+    if weights.ndim == 3:
+        weights, geometry = weights[:, :, None], widened(geometry)
+    strides, dilations, pads = geometry
+    group = integer(node, "group", 1)
+    in_channels, out_channels = static_shape(x)[1], weights.shape[0]
     lanes = emitter.profile.lanes(weights.dtype.name)
-    out_channels = weights.shape[0]
     if group == 1:
         result = _direct(emitter, x, weights, strides, dilations, pads, lanes)
-    elif group == in_shape[1] == out_channels:
+    elif group == in_channels == out_channels:
         padded = _pad_blocked(emitter, emitter.blocked(x), pads)
-        packed = relax.const(layouts.pack_depthwise_weights(weights, lanes))
+        packed = emitter.const(layouts.pack_depthwise_weights(weights, lanes))
         result = emitter.te(depthwise_blocked, padded, packed, strides, dilations, name="depthwise")
     else:
-        _general(emitter, node, weights, strides, dilations, pads, group)
-        return
-    bias = emitter.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if bias is not None:
-        packed_bias = layouts.block_array(bias.reshape(1, -1, 1, 1), lanes)
-        result = emitter.emit(relax.op.add(result, relax.const(packed_bias)))
-    elif len(node.inputs) > 2 and node.inputs[2] is not None:
-        raise UnsupportedError(f"Conv '{node.name}' has a bias that is not a constant", where=f"tensor '{w}'")
+        weights, group = merge_groups(weights, group, lanes)
+        padded = _pad_blocked(emitter, emitter.blocked(x), pads)
+        packed = emitter.const(layouts.pack_conv_weights(weights, lanes, lanes))
+        result = emitter.te(
+            conv2d_grouped, padded, packed, strides, dilations, group, name="conv2d", fusion=Fusion.EPILOGUE
+        )
+    result = add_bias(emitter, node, result, 1)
     emitter.set_blocked(node.outputs[0], result, out_channels)
+
+
+def widened(geometry: tuple[list[int], list[int], list[int]]) -> tuple[list[int], list[int], list[int]]:
+    """The geometry of a 1-D window as that of a 2-D one of height 1."""
+    (stride,), (dilation,), (begin, end) = geometry
+    return [1, stride], [1, dilation], [0, begin, 0, end]
+
+
+def add_bias(emitter: Emitter, node: ir.Node, result: relax.Expr, repeats: int) -> relax.Expr:
+    """Add the optional third input, ``repeats`` times over, to a blocked result."""
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return result
+    bias, lanes = emitter.constant(node.inputs[2]), shape_of(result)[4]
+    if bias is not None:
+        packed = layouts.block_array(bias.reshape(1, -1, 1, 1), lanes)
+        addend = emitter.const(np.tile(packed, (1, repeats, 1, 1, 1)))
+    else:
+        image = emitter.reshape(emitter.plain(node.inputs[2]), [1, shape_of(emitter.plain(node.inputs[2]))[0], 1, 1])
+        addend = emitter.te(layouts.block, image, lanes)
+        if repeats > 1:
+            addend = emitter.emit(relax.op.tile(addend, (1, repeats, 1, 1, 1)))
+    return emitter.emit(relax.op.add(result, addend))
+
+
+def merge_groups(weights: np.ndarray, group: int, lanes: int) -> tuple[np.ndarray, int]:
+    """Weights of fewer, larger groups that each fill whole blocks, with zeros between channels of different groups.
+
+    Returns:
+        Weights (O, merged * I, kh, kw) and the number of groups left; one where no merging fills whole blocks.
+    """
+    out_channels, inputs, kh, kw = weights.shape
+    outputs = out_channels // group
+    fitting = [m for m in range(1, group) if group % m == 0 and m * inputs % lanes == 0 and m * outputs % lanes == 0]
+    merged = fitting[0] if fitting else group
+    result = np.zeros((group // merged, merged, outputs, merged, inputs, kh, kw), weights.dtype)
+    source = weights.reshape(group // merged, merged, outputs, inputs, kh, kw)
+    for g in range(merged):
+        result[:, g, :, g] = source[:, g]
+    return result.reshape(out_channels, merged * inputs, kh, kw), group // merged
 
 
 def _direct(
@@ -82,12 +118,13 @@ def _direct(
     in_channels = weights.shape[1]
     if in_channels < lanes and not emitter.is_blocked(x):
         source = emitter.plain(x)
+        source = emitter.reshape(source, layouts.image_shape(shape_of(source)))
         if any(pads):
             source = emitter.te(pad_spatial, source, pads, 2, name="pad")
-        packed = relax.const(layouts.pack_conv_weights(weights, lanes, in_channels))
+        packed = emitter.const(layouts.pack_conv_weights(weights, lanes, in_channels))
         return emitter.te(conv2d_plain_input, source, packed, strides, dilations, name="conv2d")
     padded = _pad_blocked(emitter, emitter.blocked(x), pads)
-    packed = relax.const(layouts.pack_conv_weights(weights, lanes, lanes))
+    packed = emitter.const(layouts.pack_conv_weights(weights, lanes, lanes))
     return emitter.te(conv2d_blocked, padded, packed, strides, dilations, name="conv2d")
 
 
@@ -131,7 +168,7 @@ def conv2d_blocked(x: te.Tensor, w: te.Tensor, strides: list[int], dilations: li
             axis=[ic, ky, kx, ici],
         ),
         name="conv2d",
-        attrs={KERNEL: "conv2d"},
+        attrs={KERNEL: "pointwise" if (kh, kw, *strides) == (1, 1, 1, 1) else "conv2d"},
     )
 
 
@@ -146,6 +183,30 @@ def conv2d_plain_input(x: te.Tensor, w: te.Tensor, strides: list[int], dilations
         lambda b, o, y, xx, c: te.sum(
             x[b, ic, y * strides[0] + ky * dilations[0], xx * strides[1] + kx * dilations[1]] * w[o, 0, ky, kx, ic, c],
             axis=[ic, ky, kx],
+        ),
+        name="conv2d",
+        attrs={KERNEL: "conv2d"},
+    )
+
+
+def conv2d_grouped(x: te.Tensor, w: te.Tensor, strides: list[int], dilations: list[int], group: int) -> te.Tensor:
+    """Groups of whole blocks: as `conv2d_blocked`, each output block reads the input blocks of its group."""
+    n, _, height, width, in_lanes = (int(s) for s in x.shape)
+    out_blocks, in_blocks, kh, kw, _, lanes = (int(s) for s in w.shape)
+    out_h, out_w = _out(height, kh, strides[0], dilations[0]), _out(width, kw, strides[1], dilations[1])
+    ic, ky, kx, ici = _reduce_axes((in_blocks, "ic"), (kh, "ky"), (kw, "kx"), (in_lanes, "ici"))
+    return te.compute(
+        (n, out_blocks, out_h, out_w, lanes),
+        lambda b, o, y, xx, c: te.sum(
+            x[
+                b,
+                tirx.floordiv(o, out_blocks // group) * in_blocks + ic,
+                y * strides[0] + ky * dilations[0],
+                xx * strides[1] + kx * dilations[1],
+                ici,
+            ]
+            * w[o, ic, ky, kx, ici, c],
+            axis=[ic, ky, kx, ici],
         ),
         name="conv2d",
         attrs={KERNEL: "conv2d"},
@@ -175,31 +236,3 @@ def _out(size: int, kernel: int, stride: int, dilation: int) -> int:
 
 def _reduce_axes(*axes: tuple[int, str]) -> list[tirx.IterVar]:
     return [te.reduce_axis((0, extent), name) for extent, name in axes]
-
-
-def _general(
-    emitter: Emitter,
-    node: ir.Node,
-    weights: np.ndarray,
-    strides: list[int],
-    dilations: list[int],
-    pads: list[int],
-    group: int,
-) -> None:
-    """Groups of several channels, in the plain layout."""
-    top, left, bottom, right = pads
-    result = emitter.emit(
-        relax.op.nn.conv2d(
-            emitter.plain(node.inputs[0]),
-            relax.const(weights),
-            strides=strides,
-            padding=[top, left, bottom, right],
-            dilation=dilations,
-            groups=group,
-        )
-    )
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = emitter.required_constant(node, 2)
-        result = emitter.emit(relax.op.add(result, relax.const(bias.reshape(1, -1, 1, 1))))
-    emitter.set_plain(node.outputs[0], result)
-    assert shape_of(result)[1] == weights.shape[0] and dtype_of(result) == weights.dtype.name

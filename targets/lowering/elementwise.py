@@ -2,87 +2,302 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 
 import numpy as np
 import onnx_ir as ir
-from tvm import relax
+from tvm import relax, te, tirx
 
+from edgec.targets.lowering import layouts, scalars
+from edgec.targets.lowering.attributes import integer
 from edgec.targets.lowering.emitter import Emitter, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.scalars import Scalar
 
-__all__ = ["emit_unary"]
+__all__ = ["combine", "emit_elementwise", "emit_map"]
 
 
-def emit_unary(emitter: Emitter, node: ir.Node, function: Callable[[relax.Expr], relax.Expr], *, safe: bool) -> None:
-    """Emit a function of one tensor in the layout that the tensor has.
+def emit_map(emitter: Emitter, node: ir.Node, function: Scalar, *, safe: bool = True, name: str | None = None) -> None:
+    """Emit a function of the first input alone; see `emit_elementwise`."""
+    emit_elementwise(emitter, node, [node.inputs[0]], function, safe=safe, name=name)
 
-    ``safe`` says that a finite lane stays finite: only then may it run over the padding lanes of a blocked tensor,
-    which later meet zero weights (0 * inf would be NaN).
+
+def emit_elementwise(
+    emitter: Emitter,
+    node: ir.Node,
+    values: Sequence[ir.Value | None],
+    function: Scalar,
+    *,
+    safe: bool = True,
+    name: str | None = None,
+    fill: float = 0.0,
+) -> None:
+    """Emit one kernel that applies a scalar function to broadcast operands, blocked where one of them is.
+
+    Args:
+        emitter: The emission.
+        node: The node whose first output is set.
+        values: The operands.
+        function: From one scalar expression per operand to the result.
+        safe: Whether finite operands give a finite result: only then may it run over the padding lanes of a blocked
+            tensor, which later meet zero weights (0 * inf would be NaN).
+        name: The kernel's name.
+        fill: What the padding lanes of constant operands hold.
     """
-    x = node.inputs[0]
-    if emitter.is_blocked(x):
-        blocked = emitter.blocked(x)
-        if safe or not blocked.is_padded:
-            emitter.set_blocked(node.outputs[0], emitter.emit(function(blocked.var)), blocked.channels)
+    operands = [value for value in values if value is not None]
+    out = node.outputs[0]
+    out_shape = static_shape(out)
+    kernel = name or node.op_type.lower()
+    if _stays_blocked(emitter, operands, out_shape, safe):
+        exprs = [_blocked_operand(emitter, value, out_shape, fill) for value in operands]
+        result = combine(emitter, function, exprs, kernel)
+        if dtype_of(result) == _blocked_dtype(emitter, operands):
+            emitter.set_blocked(out, result, layouts.image_shape(out_shape)[1])
             return
-    emitter.set_plain(node.outputs[0], emitter.emit(function(emitter.plain(x))))
+    exprs = [_scalar_constant(emitter, value) or emitter.plain(value) for value in operands]
+    result = combine(emitter, function, exprs, kernel)
+    emitter.set_plain(out, emitter.reshape(result, out_shape))
 
 
-_BINARY: dict[str, Callable[[relax.Expr, relax.Expr], relax.Expr]] = {
-    "Add": relax.op.add,
-    "Sub": relax.op.subtract,
-    "Mul": relax.op.multiply,
-    "Max": relax.op.maximum,
-    "Min": relax.op.minimum,
+def combine(emitter: Emitter, function: Scalar, operands: Sequence[relax.Expr], name: str) -> relax.Expr:
+    """Emit a kernel that broadcasts the operands (tensors, or TIR immediates) and applies ``function``."""
+    is_tensor = [hasattr(operand.ty, "shape") for operand in operands]
+    tensors = [operand for operand, flag in zip(operands, is_tensor, strict=True) if flag]
+    if not tensors:
+        tensors, is_tensor = [emitter.const(np.array(operands[0].value, str(operands[0].ty.dtype)))], [True]
+    shape = list(np.broadcast_shapes(*(shape_of(t) for t in tensors)))
+
+    def kernel(*inputs: te.Tensor) -> te.Tensor:
+        def element(*indices: tirx.Var) -> tirx.Expr:
+            remaining = iter(inputs)
+            scalars_ = [
+                _broadcast(next(remaining), shape, indices) if flag else operand
+                for operand, flag in zip(operands, is_tensor, strict=True)
+            ]
+            return function(*scalars_)
+
+        return te.compute(shape, element, name=name)
+
+    return emitter.te(kernel, *tensors, name=name)
+
+
+def _broadcast(tensor: te.Tensor, shape: list[int], indices: Sequence[tirx.Var]) -> tirx.Expr:
+    offset = len(shape) - len(tensor.shape)
+    picked = [
+        index if int(size) == extent else 0
+        for size, extent, index in zip(tensor.shape, shape[offset:], indices[offset:], strict=True)
+    ]
+    return tensor(*picked)
+
+
+def _scalar_constant(emitter: Emitter, value: ir.Value) -> tirx.Expr | None:
+    """A constant of one element as an immediate of the kernel, unless its rank could raise the result's."""
+    constant = emitter.constant(value)
+    if constant is None or constant.size != 1:
+        return None
+    return tirx.const(constant.reshape(()).item(), constant.dtype.name)
+
+
+def _stays_blocked(emitter: Emitter, operands: Sequence[ir.Value], out_shape: list[int], safe: bool) -> bool:
+    """Whether a blocked operand has the result's full size and all the others can be had to match it."""
+    if len(out_shape) not in (3, 4):
+        return False
+    has_blocked = False
+    for value in operands:
+        constant = emitter.constant(value)
+        shape = static_shape(value) if constant is None else list(constant.shape)
+        aligned = [1] * (len(out_shape) - len(shape)) + shape
+        if aligned[1] not in (1, out_shape[1]) or len(aligned) > len(out_shape):
+            return False
+        if emitter.is_blocked(value) and shape == out_shape:
+            if emitter.blocked(value).is_padded and not safe:
+                return False
+            has_blocked = True
+    return has_blocked
+
+
+def _blocked_dtype(emitter: Emitter, operands: Sequence[ir.Value]) -> str:
+    """The one type of all operands, else none: the number of lanes depends on the type."""
+    types = {dtype_of(emitter.blocked(v).var) for v in operands if emitter.is_blocked(v)}
+    return types.pop() if len(types) == 1 else "mixed"
+
+
+def _blocked_operand(emitter: Emitter, value: ir.Value, out_shape: list[int], fill: float) -> relax.Expr:
+    scalar = _scalar_constant(emitter, value)
+    if scalar is not None:
+        return scalar
+    constant = emitter.constant(value)
+    shape = static_shape(value) if constant is None else list(constant.shape)
+    aligned = layouts.image_shape([1] * (len(out_shape) - len(shape)) + shape)
+    if aligned[1] == 1 and out_shape[1] != 1:  # the same for all channels: only the lane axis is new
+        return emitter.reshape(emitter.plain(value), [*aligned, 1])
+    if constant is not None:
+        lanes = emitter.profile.lanes(constant.dtype.name)
+        return emitter.const(layouts.block_array(constant.reshape(aligned), lanes, fill))
+    if len(shape) == len(out_shape):
+        return emitter.blocked(value).var
+    return emitter.te(
+        layouts.block,
+        emitter.reshape(emitter.plain(value), aligned),
+        emitter.profile.lanes(dtype_of(emitter.plain(value))),
+    )
+
+
+# -- functions of one tensor -------------------------------------------------------------------------------------
+
+
+def _is_float(x: tirx.Expr) -> bool:
+    return str(x.ty.dtype).startswith(("float", "bfloat"))
+
+
+def _sign(x: tirx.Expr) -> tirx.Expr:
+    zero, one = tirx.const(0, x.ty.dtype), tirx.const(1, x.ty.dtype)
+    return tirx.Select(x > zero, one, tirx.Select(x < zero, zero - one, zero))
+
+
+def _reciprocal(x: tirx.Expr) -> tirx.Expr:
+    return tirx.const(1, x.ty.dtype) / x
+
+
+# Kernel names are C symbols: "map_" keeps them apart from libm's.
+_SAFE: dict[str, Scalar] = {
+    "Abs": tirx.abs,
+    "Neg": lambda x: tirx.const(0, x.ty.dtype) - x if not _is_float(x) else x * tirx.const(-1.0, x.ty.dtype),
+    "Floor": tirx.floor,
+    "Ceil": tirx.ceil,
+    "Round": tirx.nearbyint,  # half to even, as ONNX has it
+    "Sign": _sign,
+    "Sin": tirx.sin,
+    "Cos": tirx.cos,
+    "Erf": scalars.erf,
+    "Not": tirx.Not,
+}
+_UNSAFE: dict[str, Scalar] = {
+    "Sqrt": tirx.sqrt,
+    "Reciprocal": _reciprocal,
+    "Exp": scalars.exp,
+    "Log": tirx.log,
+}
+
+
+@lowers(*_SAFE)
+def safe_map(emitter: Emitter, node: ir.Node) -> None:
+    emit_map(emitter, node, _SAFE[node.op_type], name=f"map_{node.op_type.lower()}")
+
+
+@lowers(*_UNSAFE)
+def unsafe_map(emitter: Emitter, node: ir.Node) -> None:
+    emit_map(emitter, node, _UNSAFE[node.op_type], safe=False, name=f"map_{node.op_type.lower()}")
+
+
+@lowers("Identity", "Dropout")
+def identity(emitter: Emitter, node: ir.Node) -> None:
+    """Dropout does nothing at inference; its mask is all ones."""
+    if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
+        emitter.set_constant(node.outputs[1], np.ones(static_shape(node.inputs[0]), np.bool_))
+    emitter.alias(node.outputs[0], node.inputs[0])
+
+
+@lowers("Cast", "CastLike")
+def cast(emitter: Emitter, node: ir.Node) -> None:
+    """Conversion to another type: towards zero for integers, unequal to zero for bool."""
+    out = node.outputs[0]
+    if node.op_type == "Cast":
+        dtype = ir.DataType(integer(node, "to", 1)).numpy().name
+    else:
+        dtype = node.inputs[1].dtype.numpy().name
+    constant = emitter.constant(node.inputs[0])
+    if constant is not None:
+        emitter.set_constant(out, constant.astype(dtype))
+    elif node.inputs[0].dtype.numpy().name == dtype:
+        emitter.alias(out, node.inputs[0])
+    elif dtype == "bool":
+        emit_map(emitter, node, lambda x: x != tirx.const(0, x.ty.dtype))
+    else:
+        emit_map(emitter, node, lambda x: x.astype(dtype))
+
+
+# -- functions of several tensors --------------------------------------------------------------------------------
+
+
+def _divide(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    return a / b if _is_float(a) else tirx.truncdiv(a, b)
+
+
+def _power(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """a**b; small constant exponents become products, which is faster and right for negative a."""
+    if isinstance(b, tirx.FloatImm | tirx.IntImm) and float(b.value) in _POWERS:
+        return _POWERS[float(b.value)](a)
+    if not _is_float(a):
+        return tirx.pow(a.astype("float32"), b.astype("float32")).astype(str(a.ty.dtype))
+    return tirx.pow(a, b.astype(str(a.ty.dtype)))
+
+
+_POWERS: dict[float, Callable[[tirx.Expr], tirx.Expr]] = {
+    0.5: tirx.sqrt,
+    1.0: lambda a: a,
+    2.0: lambda a: a * a,
+    3.0: lambda a: a * a * a,
+    4.0: lambda a: (a * a) * (a * a),
+    -1.0: _reciprocal,
+    -0.5: lambda a: _reciprocal(tirx.sqrt(a)),
+}
+
+
+_BINARY: dict[str, Scalar] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Max": tirx.max,
+    "Min": tirx.min,
+    "Sum": lambda a, b: a + b,
+    "Equal": lambda a, b: a == b,
+    "Greater": lambda a, b: a > b,
+    "Less": lambda a, b: a < b,
+    "GreaterOrEqual": lambda a, b: a >= b,
+    "LessOrEqual": lambda a, b: a <= b,
+    "And": tirx.all,
+    "Or": tirx.any,
+    "Xor": lambda a, b: a != b,
 }
 
 
 @lowers(*_BINARY)
 def binary(emitter: Emitter, node: ir.Node) -> None:
-    """Element-wise with broadcasting; more than two operands (Max, Min) are combined from the left."""
-    function = _BINARY[node.op_type]
-    out_shape = static_shape(node.outputs[0])
-    if _stays_blocked(emitter, node, out_shape):
-        operands = [_blocked_operand(emitter, value, out_shape) for value in node.inputs if value is not None]
-        result = operands[0]
-        for operand in operands[1:]:
-            result = emitter.emit(function(result, operand))
-        emitter.set_blocked(node.outputs[0], result, out_shape[1])
-        return
-    exprs = [emitter.plain(value) for value in node.inputs if value is not None]
-    result = exprs[0]
-    for expr in exprs[1:]:
-        result = emitter.emit(function(result, expr))
-    emitter.set_plain(node.outputs[0], result)
+    """Element-wise with broadcasting; more than two operands (Max, Min, Sum) are combined from the left."""
+    emit_elementwise(emitter, node, node.inputs, lambda *xs: reduce(_BINARY[node.op_type], xs))
 
 
-def _stays_blocked(emitter: Emitter, node: ir.Node, out_shape: list[int]) -> bool:
-    """Whether all operands can be had blocked, and at least one of full size already is."""
-    if len(out_shape) != 4:
-        return False
-    has_blocked = False
-    for value in node.inputs:
-        constant = emitter.constant(value)
-        if constant is not None:
-            aligned = (1,) * (4 - constant.ndim) + constant.shape
-            if constant.size != 1 and (constant.ndim > 4 or aligned[1] not in (1, out_shape[1])):
-                return False
-        elif value is None or len(static_shape(value)) != 4 or static_shape(value)[1] != out_shape[1]:
-            return False
-        elif emitter.is_blocked(value):
-            has_blocked = True
-    return has_blocked
+@lowers("Mean")
+def mean(emitter: Emitter, node: ir.Node) -> None:
+    count = len(node.inputs)
+    emit_elementwise(
+        emitter, node, node.inputs, lambda *xs: reduce(lambda a, b: a + b, xs) * tirx.const(1 / count, xs[0].ty.dtype)
+    )
 
 
-def _blocked_operand(emitter: Emitter, value: ir.Value, out_shape: list[int]) -> relax.Expr:
-    constant = emitter.constant(value)
-    if constant is None:
-        return emitter.blocked(value).var
-    if constant.size == 1:
-        return relax.const(constant.reshape(()))
-    from edgec.targets.lowering import layouts
+@lowers("Div")
+def div(emitter: Emitter, node: ir.Node) -> None:
+    """Padding lanes of a constant divisor hold 1; those of a computed one may hold 0."""
+    divisor = emitter.constant(node.inputs[1])
+    emit_elementwise(emitter, node, node.inputs, _divide, safe=divisor is not None, fill=1.0)
 
-    aligned = constant.reshape((1,) * (4 - constant.ndim) + constant.shape)
-    if aligned.shape[1] == 1:  # the same for all channels: only the block axis is new
-        return relax.const(np.ascontiguousarray(aligned[..., None]))
-    return relax.const(layouts.block_array(aligned, emitter.profile.lanes(constant.dtype.name)))
+
+@lowers("Pow")
+def pow(emitter: Emitter, node: ir.Node) -> None:
+    emit_elementwise(emitter, node, node.inputs, _power, safe=False, name="map_pow")
+
+
+@lowers("Mod")
+def mod(emitter: Emitter, node: ir.Node) -> None:
+    """The sign of the divisor for integers, that of the dividend with fmod=1 (the only choice for floats)."""
+    if node.inputs[0].dtype.is_floating_point():
+        function: Scalar = tirx.fmod
+    else:
+        function = tirx.truncmod if integer(node, "fmod", 0) else tirx.floormod
+    emit_elementwise(emitter, node, node.inputs, function, safe=False, name="map_mod")
+
+
+@lowers("Where")
+def where(emitter: Emitter, node: ir.Node) -> None:
+    emit_elementwise(emitter, node, node.inputs, lambda c, a, b: tirx.Select(c, a, b))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,12 +24,21 @@ from edgec.targets.lowering import layouts
 if TYPE_CHECKING:
     from edgec.targets.profile import Profile
 
-__all__ = ["LOWERINGS", "Blocked", "Emitter", "lowers"]
+__all__ = ["LOWERINGS", "Blocked", "Emitter", "Fusion", "dtype_of", "lowers", "shape_of", "static_shape"]
 
 Lowering = Callable[["Emitter", ir.Node], None]
 
 LOWERINGS: dict[str, Lowering] = {}
 """ONNX operator type -> the function that emits it."""
+
+
+class Fusion(IntEnum):
+    """How FuseOps may treat a kernel: TVM's OpPatternKind."""
+
+    INJECTIVE = 2
+    """Each output element reads some input elements: it joins neighbours of its kind."""
+    EPILOGUE = 4
+    """A reduction that element-wise successors may join."""
 
 
 def lowers(*op_types: str) -> Callable[[Lowering], Lowering]:
@@ -102,26 +112,37 @@ class Emitter:
         name = _name(value)
         if name not in self._plain:
             if name in self._constants:
-                self._plain[name] = relax.const(self._constants[name])
+                self._plain[name] = self.const(self._constants[name])
             else:
-                blocked = self._blocked[name]
-                self._plain[name] = self.te(layouts.unblock, blocked.var, blocked.channels)
+                self._plain[name] = self._unblock(self._blocked[name], static_shape(value))
         return self._plain[name]
 
     def blocked(self, value: ir.Value) -> Blocked:
-        """The 4-D value in NCHWc layout."""
+        """The 4-D value in NCHWc layout; a 3-D one counts as an image of height 1."""
         name = _name(value)
         if name not in self._blocked:
-            block = self.profile.lanes(str(dtype_of(self.plain(value))))
-            if name in self._constants:
-                array = self._constants[name]
-                expr: relax.Expr = relax.const(layouts.block_array(array, block))
-                channels = array.shape[1]
+            array = self._constants.get(name)
+            if array is not None:
+                image = array.reshape(layouts.image_shape(array.shape))
+                expr = self.const(layouts.block_array(image, self.profile.lanes(array.dtype.name)))
+                self._blocked[name] = Blocked(expr, image.shape[1])
             else:
-                expr = self.te(layouts.block, self.plain(value), block)
-                channels = shape_of(self.plain(value))[1]
-            self._blocked[name] = Blocked(expr, channels)
+                self._blocked[name] = self._block(self.plain(value))
         return self._blocked[name]
+
+    def _block(self, plain: relax.Expr) -> Blocked:
+        lanes = self.profile.lanes(dtype_of(plain))
+        shape = layouts.image_shape(shape_of(plain))
+        n, channels, height, width = shape
+        if height * width == 1 and channels % lanes == 0:  # the bytes are the same
+            return Blocked(self.reshape(plain, [n, channels // lanes, 1, 1, lanes]), channels)
+        return Blocked(self.te(layouts.block, self.reshape(plain, shape), lanes), channels)
+
+    def _unblock(self, blocked: Blocked, shape: list[int]) -> relax.Expr:
+        _, _, height, width, _ = shape_of(blocked.var)
+        if height * width == 1 and not blocked.is_padded:
+            return self.reshape(blocked.var, shape)
+        return self.reshape(self.te(layouts.unblock, blocked.var, blocked.channels), shape)
 
     # -- writing values -----------------------------------------------------------------------------------------
 
@@ -129,9 +150,24 @@ class Emitter:
         """Emit a Relax expression and return its variable."""
         return self.builder.emit(expr)
 
-    def te(self, function: Callable[..., te.Tensor], *args: object, name: str | None = None) -> relax.Expr:
-        """Emit a kernel defined by a tensor expression."""
-        return self.builder.emit_te(function, *args, primfunc_name_hint=name or function.__name__)
+    def const(self, array: np.ndarray) -> relax.Expr:
+        """A constant that keeps the array's data type (TVM narrows NumPy scalars of 64 bits)."""
+        return relax.const(np.asarray(array), dtype=np.asarray(array).dtype.name)
+
+    def reshape(self, expr: relax.Expr, shape: Sequence[int]) -> relax.Expr:
+        """The same elements in the same order under another shape; costs nothing at run time."""
+        return expr if shape_of(expr) == list(shape) else self.emit(relax.op.reshape(expr, tuple(shape)))
+
+    def te(
+        self,
+        function: Callable[..., te.Tensor],
+        *args: object,
+        name: str | None = None,
+        fusion: Fusion | None = None,
+    ) -> relax.Expr:
+        """Emit a kernel defined by a tensor expression; ``fusion`` where TVM's own analysis is too careful."""
+        attributes = {} if fusion is None else {"primfunc_attrs": {"op_pattern": int(fusion)}}
+        return self.builder.emit_te(function, *args, primfunc_name_hint=name or function.__name__, **attributes)
 
     def set_plain(self, value: ir.Value, expr: relax.Expr) -> None:
         self._plain[_name(value)] = expr
@@ -141,6 +177,12 @@ class Emitter:
 
     def set_constant(self, value: ir.Value, array: np.ndarray) -> None:
         self._constants[_name(value)] = array
+
+    def alias(self, value: ir.Value, source: ir.Value) -> None:
+        """``value`` is ``source`` under another name, in every layout."""
+        for table in (self._constants, self._plain, self._blocked):
+            if _name(source) in table:
+                table[_name(value)] = table[_name(source)]  # type: ignore[index]
 
     # -- the walk -----------------------------------------------------------------------------------------------
 

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from tvm import te, tirx
 
-__all__ = ["block", "block_array", "pack_conv_weights", "pack_depthwise_weights", "unblock"]
+__all__ = [
+    "block",
+    "block_array",
+    "image_shape",
+    "pack_conv_weights",
+    "pack_depthwise_weights",
+    "pack_matrix",
+    "unblock",
+]
+
+
+def image_shape(shape: Sequence[int]) -> list[int]:
+    """(N, C, H, W) of a 4-D shape or, as an image of height 1, of a 3-D one."""
+    return [*shape[:2], 1, shape[2]] if len(shape) == 3 else list(shape)
 
 
 def block(x: te.Tensor, lanes: int) -> te.Tensor:
@@ -29,11 +44,11 @@ def unblock(x: te.Tensor, channels: int) -> te.Tensor:
     )
 
 
-def block_array(array: np.ndarray, lanes: int) -> np.ndarray:
-    """A constant NCHW array in NCHWc layout, padded with zeros."""
+def block_array(array: np.ndarray, lanes: int, fill: float = 0.0) -> np.ndarray:
+    """A constant NCHW array in NCHWc layout; ``fill`` is in the lanes beyond the last channel."""
     n, channels, height, width = array.shape
     blocks = -(-channels // lanes)
-    padded = np.zeros((n, blocks * lanes, height, width), array.dtype)
+    padded = np.full((n, blocks * lanes, height, width), fill, array.dtype)
     padded[:, :channels] = array
     return np.ascontiguousarray(padded.reshape(n, blocks, lanes, height, width).transpose(0, 1, 3, 4, 2))
 
@@ -52,3 +67,12 @@ def pack_depthwise_weights(weights: np.ndarray, lanes: int) -> np.ndarray:
     """Depthwise weights (C, 1, kh, kw) -> (C/c, kh, kw, c), padded with zeros."""
     channels, _, kh, kw = weights.shape
     return block_array(weights.reshape(1, channels, kh, kw), lanes)[0]
+
+
+def pack_matrix(matrix: np.ndarray, lanes: int) -> np.ndarray:
+    """The right operand (K, N) of a matrix product -> (ceil(N/lanes), K, lanes), padded with zeros."""
+    rows, columns = matrix.shape
+    blocks = -(-columns // lanes)
+    padded = np.zeros((rows, blocks * lanes), matrix.dtype)
+    padded[:, :columns] = matrix
+    return np.ascontiguousarray(padded.reshape(rows, blocks, lanes).transpose(1, 0, 2))

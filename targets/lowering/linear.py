@@ -1,1 +1,108 @@
-"""."""
+"""MatMul and Gemm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from tvm import relax, te, tirx
+
+from edgec.targets.lowering import layouts
+from edgec.targets.lowering.attributes import integer, number
+from edgec.targets.lowering.elementwise import combine
+from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_of, lowers, shape_of, static_shape
+
+__all__: list[str] = []
+
+KERNEL = "edgec.kernel"
+
+
+@lowers("MatMul")
+def matmul(emitter: Emitter, node: ir.Node) -> None:
+    """NumPy's matmul; a constant matrix on the right is packed at compile time."""
+    a, b = node.inputs
+    out_shape = static_shape(node.outputs[0])
+    weights = emitter.constant(b)
+    if weights is not None and weights.ndim <= 2:
+        matrix = weights.reshape(-1, 1) if weights.ndim == 1 else weights
+        x = emitter.plain(a)
+        x = emitter.reshape(x, [1, *shape_of(x)] if len(shape_of(x)) == 1 else shape_of(x))
+        result = _packed(emitter, x, matrix)
+    else:
+        left, right = emitter.plain(a), emitter.plain(b)
+        left_shape, right_shape = shape_of(left), shape_of(right)
+        left = emitter.reshape(left, [1, *left_shape] if len(left_shape) == 1 else left_shape)
+        right = emitter.reshape(right, [*right_shape, 1] if len(right_shape) == 1 else right_shape)
+        result = emitter.te(batched_matmul, left, right, name="matmul", fusion=Fusion.EPILOGUE)
+    emitter.set_plain(node.outputs[0], emitter.reshape(result, out_shape))
+
+
+@lowers("Gemm")
+def gemm(emitter: Emitter, node: ir.Node) -> None:
+    """alpha * A' * B' + beta * C; alpha goes into a constant B, beta into a constant C."""  # noqa: D403
+    alpha, beta = number(node, "alpha", 1.0), number(node, "beta", 1.0)
+    x = emitter.plain(node.inputs[0])
+    if integer(node, "transA", 0):
+        x = emitter.emit(relax.op.permute_dims(x))
+    weights = emitter.constant(node.inputs[1])
+    if weights is not None:
+        matrix = weights.T if integer(node, "transB", 0) else weights
+        result = _packed(emitter, x, (matrix * np.asarray(alpha, matrix.dtype)).astype(matrix.dtype))
+    else:
+        y = emitter.plain(node.inputs[1])
+        if integer(node, "transB", 0):
+            y = emitter.emit(relax.op.permute_dims(y))
+        result = emitter.te(batched_matmul, x, y, name="matmul", fusion=Fusion.EPILOGUE)
+        result = _scaled(emitter, result, alpha)
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        bias = emitter.constant(node.inputs[2])
+        if bias is not None:
+            addend = emitter.const((bias * np.asarray(beta, bias.dtype)).astype(bias.dtype))
+        else:
+            addend = _scaled(emitter, emitter.plain(node.inputs[2]), beta)
+        result = combine(emitter, lambda p, q: p + q, [result, addend], "add")
+    emitter.set_plain(node.outputs[0], result)
+
+
+def _scaled(emitter: Emitter, expr: relax.Expr, factor: float) -> relax.Expr:
+    if factor == 1.0:
+        return expr
+    return combine(emitter, lambda p: p * tirx.const(factor, p.ty.dtype), [expr], "scale")
+
+
+def _packed(emitter: Emitter, x: relax.Expr, matrix: np.ndarray) -> relax.Expr:
+    """Input (..., K) times a constant (K, N)."""
+    lanes = emitter.profile.lanes(matrix.dtype.name)
+    packed = emitter.const(layouts.pack_matrix(matrix, lanes))
+    assert dtype_of(x) == matrix.dtype.name
+    return emitter.te(packed_matmul, x, packed, matrix.shape[1], name="matmul", fusion=Fusion.EPILOGUE)
+
+
+def packed_matmul(x: te.Tensor, w: te.Tensor, columns: int) -> te.Tensor:
+    """Input (..., M, K), weights (ceil(N/lanes), K, lanes) -> (..., M, N)."""
+    lanes = int(w.shape[2])
+    k = te.reduce_axis((0, int(x.shape[-1])), "k")
+    return te.compute(
+        (*(int(s) for s in x.shape[:-1]), columns),
+        lambda *i: te.sum(x(*i[:-1], k) * w[i[-1] // lanes, k, i[-1] % lanes], axis=[k]),
+        name="matmul",
+        attrs={KERNEL: "matmul"},
+    )
+
+
+def batched_matmul(a: te.Tensor, b: te.Tensor) -> te.Tensor:
+    """Product of (..., M, K) and (..., K, N), the leading axes broadcast."""
+    batch = np.broadcast_shapes([int(s) for s in a.shape[:-2]], [int(s) for s in b.shape[:-2]])
+    k = te.reduce_axis((0, int(a.shape[-1])), "k")
+
+    def pick(tensor: te.Tensor, indices: Sequence[tirx.Var]) -> list[tirx.Expr]:
+        offset = len(batch) - (len(tensor.shape) - 2)
+        return [0 if int(size) == 1 else i for size, i in zip(tensor.shape[:-2], indices[offset:-2], strict=True)]
+
+    return te.compute(
+        (*batch, int(a.shape[-2]), int(b.shape[-1])),
+        lambda *i: te.sum(a(*pick(a, i), i[-2], k) * b(*pick(b, i), k, i[-1]), axis=[k]),
+        name="matmul",
+        attrs={KERNEL: "matmul"},
+    )

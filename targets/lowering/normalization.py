@@ -1,0 +1,83 @@
+"""Normalizations that are not folded into a convolution."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from tvm import relax, tirx
+
+from edgec.targets.lowering import layouts
+from edgec.targets.lowering.attributes import integer, number
+from edgec.targets.lowering.elementwise import combine
+from edgec.targets.lowering.emitter import Emitter, lowers, shape_of, static_shape
+from edgec.targets.lowering.reduction import emit_mean
+
+__all__: list[str] = []
+
+
+@lowers("BatchNormalization")
+def batch_normalization(emitter: Emitter, node: ir.Node) -> None:
+    """At inference one product and one sum per channel, with constants."""
+    scale, bias, mean, variance = (emitter.required_constant(node, i).astype(np.float64) for i in range(1, 5))
+    factor = scale / np.sqrt(variance + number(node, "epsilon", 1e-5))
+    offset = bias - mean * factor
+    shape = static_shape(node.inputs[0])
+    x, constants = _with_channels(emitter, node.inputs[0], [factor, offset], len(shape))
+    result = combine(emitter, lambda v, a, b: v * a + b, [x, *constants], "batch_normalization")
+    _set_like(emitter, node, result)
+
+
+def _with_channels(
+    emitter: Emitter, value: ir.Value, vectors: list[np.ndarray], rank: int
+) -> tuple[relax.Expr, list[relax.Expr]]:
+    """The tensor in the layout it has, and per-channel constants shaped to broadcast over it."""
+    dtype = value.dtype.numpy()
+    if emitter.is_blocked(value):
+        lanes = emitter.profile.lanes(dtype.name)
+        images = [layouts.block_array(v.astype(dtype).reshape(1, -1, 1, 1), lanes) for v in vectors]
+        return emitter.blocked(value).var, [emitter.const(image) for image in images]
+    return emitter.plain(value), [emitter.const(v.astype(dtype).reshape(-1, *[1] * (rank - 2))) for v in vectors]
+
+
+def _set_like(emitter: Emitter, node: ir.Node, result: relax.Expr) -> None:
+    out = node.outputs[0]
+    if emitter.is_blocked(node.inputs[0]):
+        emitter.set_blocked(out, result, static_shape(out)[1])
+    else:
+        emitter.set_plain(out, result)
+
+
+@lowers("InstanceNormalization")
+def instance_normalization(emitter: Emitter, node: ir.Node) -> None:
+    """Each channel of each sample normalized by its own mean and variance."""
+    vectors = [emitter.required_constant(node, i) for i in (1, 2)]
+    rank = len(static_shape(node.inputs[0]))
+    x, (scale, bias) = _with_channels(emitter, node.inputs[0], vectors, rank)
+    axes = [2, 3] if emitter.is_blocked(node.inputs[0]) else list(range(2, rank))
+    result = _normalized(emitter, x, axes, number(node, "epsilon", 1e-5), [scale, bias])
+    _set_like(emitter, node, result)
+
+
+@lowers("LayerNormalization")
+def layer_normalization(emitter: Emitter, node: ir.Node) -> None:
+    x = emitter.plain(node.inputs[0])
+    rank = len(shape_of(x))
+    axes = list(range(integer(node, "axis", -1) % rank, rank))
+    affine = [emitter.plain(value) for value in node.inputs[1:] if value is not None]
+    emitter.set_plain(node.outputs[0], _normalized(emitter, x, axes, number(node, "epsilon", 1e-5), affine))
+
+
+def _normalized(
+    emitter: Emitter, x: relax.Expr, axes: list[int], epsilon: float, affine: list[relax.Expr]
+) -> relax.Expr:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias; the variance from the differences, not from squares."""
+    mean = emit_mean(emitter, x, axes)
+    variance = emit_mean(emitter, [x, mean], axes, lambda v, m: (v - m) * (v - m))
+
+    def function(v: tirx.Expr, m: tirx.Expr, s: tirx.Expr, *rest: tirx.Expr) -> tirx.Expr:
+        result = (v - m) / tirx.sqrt(s + tirx.const(epsilon, s.ty.dtype))
+        if rest:
+            result = result * rest[0]
+        return result + rest[1] if len(rest) > 1 else result
+
+    return combine(emitter, function, [x, mean, variance, *affine], "normalize")
