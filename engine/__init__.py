@@ -15,11 +15,19 @@ The names of PyTorch and of Paddle both work: ``requires_grad`` and its opposite
 
 from __future__ import annotations
 
-from edgec.engine import ops  # noqa: F401
+from edgec.engine import creation, data, functional, functions, nn, ops, optim  # noqa: F401
 from edgec.engine.check_grads import check_grads
+from edgec.engine.creation import *  # noqa: F403
 from edgec.engine.errors import GradientError, StateDictError, TraceError
+from edgec.engine.functions import *  # noqa: F403
 from edgec.engine.random import seed
 from edgec.engine.recording import RecordedNode, Recording, record
 from edgec.engine.registry import PRIMITIVES, Primitive, apply
 from edgec.engine.tape import backward, enable_grad, grad, is_grad_enabled, no_grad
 from edgec.engine.tensor import Parameter, Tensor, tensor, to_tensor
+
+__all__ = [
+    "PRIMITIVES", "GradientError", "Parameter", "Primitive", "RecordedNode", "Recording", "StateDictError", "Tensor",
+    "TraceError", "apply", "backward", "check_grads", "data", "enable_grad", "functional", "grad", "is_grad_enabled",
+    "nn", "no_grad", "optim", "record", "seed", "tensor", "to_tensor", *creation.__all__, *functions.__all__,
+]  # fmt: skip

@@ -13,7 +13,7 @@ from edgec.engine.arrays import Array, DTypeLike, is_float
 if TYPE_CHECKING:
     from edgec.engine.indexing import Index
 
-__all__ = ["Parameter", "Scalar", "Tensor", "TensorLike", "tensor", "to_tensor"]
+__all__ = ["Parameter", "Scalar", "Tensor", "TensorLike", "tensor", "same_dtype", "to_tensor"]
 
 Scalar: TypeAlias = "bool | int | float | np.generic"
 Axes: TypeAlias = "int | Sequence[int] | None"
@@ -176,49 +176,49 @@ class Tensor:
     # --- operators ---
 
     def __add__(self, other: TensorLike) -> Tensor:
-        return p.add(*_pair(self, other))
+        return p.add(*same_dtype(self, other))
 
     def __radd__(self, other: TensorLike) -> Tensor:
-        return p.add(*reversed(_pair(self, other)))
+        return p.add(*reversed(same_dtype(self, other)))
 
     def __sub__(self, other: TensorLike) -> Tensor:
-        return p.sub(*_pair(self, other))
+        return p.sub(*same_dtype(self, other))
 
     def __rsub__(self, other: TensorLike) -> Tensor:
-        return p.sub(*reversed(_pair(self, other)))
+        return p.sub(*reversed(same_dtype(self, other)))
 
     def __mul__(self, other: TensorLike) -> Tensor:
-        return p.mul(*_pair(self, other))
+        return p.mul(*same_dtype(self, other))
 
     def __rmul__(self, other: TensorLike) -> Tensor:
-        return p.mul(*reversed(_pair(self, other)))
+        return p.mul(*reversed(same_dtype(self, other)))
 
     def __truediv__(self, other: TensorLike) -> Tensor:
-        return p.div(*map(_floating, _pair(self, other)))
+        return p.div(*map(_floating, same_dtype(self, other)))
 
     def __rtruediv__(self, other: TensorLike) -> Tensor:
-        return p.div(*map(_floating, reversed(_pair(self, other))))
+        return p.div(*map(_floating, reversed(same_dtype(self, other))))
 
     def __floordiv__(self, other: TensorLike) -> Tensor:
-        return _floor_divide(*_pair(self, other))
+        return _floor_divide(*same_dtype(self, other))
 
     def __rfloordiv__(self, other: TensorLike) -> Tensor:
-        return _floor_divide(*reversed(_pair(self, other)))
+        return _floor_divide(*reversed(same_dtype(self, other)))
 
     def __mod__(self, other: TensorLike) -> Tensor:
-        return _modulo(*_pair(self, other))
+        return _modulo(*same_dtype(self, other))
 
     def __pow__(self, other: TensorLike) -> Tensor:
-        return p.power(*_pair(self, other))
+        return p.power(*same_dtype(self, other))
 
     def __rpow__(self, other: TensorLike) -> Tensor:
-        return p.power(*reversed(_pair(self, other)))
+        return p.power(*reversed(same_dtype(self, other)))
 
     def __matmul__(self, other: Tensor | Array) -> Tensor:
-        return p.matmul(*_pair(self, other))
+        return p.matmul(*same_dtype(self, other))
 
     def __rmatmul__(self, other: Array) -> Tensor:
-        return p.matmul(*reversed(_pair(self, other)))
+        return p.matmul(*reversed(same_dtype(self, other)))
 
     def __neg__(self) -> Tensor:
         return p.call("Neg", self)
@@ -230,31 +230,31 @@ class Tensor:
         return p.call("Not", self)
 
     def __and__(self, other: TensorLike) -> Tensor:
-        return p.call("And", *_pair(self, other))
+        return p.call("And", *same_dtype(self, other))
 
     def __or__(self, other: TensorLike) -> Tensor:
-        return p.call("Or", *_pair(self, other))
+        return p.call("Or", *same_dtype(self, other))
 
     def __xor__(self, other: TensorLike) -> Tensor:
-        return p.call("Xor", *_pair(self, other))
+        return p.call("Xor", *same_dtype(self, other))
 
     def __eq__(self, other: TensorLike) -> Tensor:  # type: ignore[override]
-        return p.equal(*_pair(self, other))
+        return p.equal(*same_dtype(self, other))
 
     def __ne__(self, other: TensorLike) -> Tensor:  # type: ignore[override]
-        return p.call("Not", p.equal(*_pair(self, other)))
+        return p.call("Not", p.equal(*same_dtype(self, other)))
 
     def __lt__(self, other: TensorLike) -> Tensor:
-        return p.call("Less", *_pair(self, other))
+        return p.call("Less", *same_dtype(self, other))
 
     def __le__(self, other: TensorLike) -> Tensor:
-        return p.call("LessOrEqual", *_pair(self, other))
+        return p.call("LessOrEqual", *same_dtype(self, other))
 
     def __gt__(self, other: TensorLike) -> Tensor:
-        return p.call("Greater", *_pair(self, other))
+        return p.call("Greater", *same_dtype(self, other))
 
     def __ge__(self, other: TensorLike) -> Tensor:
-        return p.call("GreaterOrEqual", *_pair(self, other))
+        return p.call("GreaterOrEqual", *same_dtype(self, other))
 
     __hash__ = object.__hash__
 
@@ -429,7 +429,7 @@ def to_tensor(data: object, dtype: DTypeLike | None = None, stop_gradient: bool 
     return tensor(data, dtype, requires_grad=not stop_gradient)
 
 
-def _pair(self: Tensor, other: TensorLike) -> tuple[Tensor, Tensor]:
+def same_dtype(self: Tensor, other: TensorLike) -> tuple[Tensor, Tensor]:
     """Both operands in one dtype; a Python number takes the tensor's, unless it is a float beside integers."""
     if not isinstance(other, Tensor):
         if isinstance(other, np.ndarray):
