@@ -13,6 +13,7 @@ from edgec.passes.fold_shapes import FoldShapes
 from edgec.passes.merge_clamps import MergeClamps
 from edgec.passes.merge_duplicates import MergeDuplicates
 from edgec.passes.merge_gemm import MergeGemm
+from edgec.passes.merge_movements import MergeMovements
 from edgec.passes.merge_reshapes import MergeReshapes
 from edgec.passes.pipeline import simplify
 from edgec.passes.remove_dead_code import RemoveDeadCode
@@ -31,6 +32,7 @@ __all__ = [
     "MergeClamps",
     "MergeDuplicates",
     "MergeGemm",
+    "MergeMovements",
     "MergeReshapes",
     "PassReport",
     "RemoveDeadCode",

@@ -21,6 +21,7 @@ from edgec.passes.fold_shapes import FoldShapes
 from edgec.passes.merge_clamps import MergeClamps
 from edgec.passes.merge_duplicates import MergeDuplicates
 from edgec.passes.merge_gemm import MergeGemm
+from edgec.passes.merge_movements import MergeMovements
 from edgec.passes.merge_reshapes import MergeReshapes
 from edgec.passes.remove_dead_code import RemoveDeadCode
 from edgec.passes.report import CountedResult, PassReport
@@ -42,6 +43,7 @@ PHASES: tuple[InPlacePass, ...] = (
     FoldScale(),
     # Fewer of the rest
     MergeReshapes(),
+    MergeMovements(),
     MergeClamps(),
     MergeDuplicates(),
     RemoveDeadCode(),

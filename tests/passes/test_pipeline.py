@@ -11,7 +11,7 @@ from edgec.passes.pipeline import PHASES
 # Real model -> its operators before and after.
 NODES = {
     "efficientnet_lite0": (450, 94),
-    "fastestdet": (211, 210),
+    "fastestdet": (211, 171),
     "mlperf_tiny_resnet8": (24, 23),
     "mnist8": (12, 8),
     "squeezenet_fp16": (70, 67),
