@@ -74,6 +74,8 @@ static int spin_until(edgec_pool *pool, int (*is_done)(edgec_pool *, unsigned), 
             if (is_done(pool, seen)) return 1;
             relax();
         }
+        /* On a busy machine the scheduler may have put the thread that is waited for on this very CPU. */
+        (void)sched_yield();
     } while (edgec_now_ns() < deadline);
     return 0;
 }
@@ -204,6 +206,11 @@ static edgec_status start_workers(edgec_pool *pool, const int *cpus, edgec_worke
     return status;
 }
 
+static int do_nothing(int task, edgec_parallel_env *env, void *closure) {
+    (void)task, (void)env, (void)closure;
+    return 0;
+}
+
 edgec_status edgec_pool_create(edgec_pool **out, int threads, const int *cpus, uint64_t spin_ns,
                                edgec_worker *workers) {
     *out = NULL;
@@ -232,6 +239,8 @@ edgec_status edgec_pool_create(edgec_pool **out, int threads, const int *cpus, u
         edgec_pool_destroy(pool);
         return status;
     }
+    /* Waits until every worker is up, so that the first inference does not pay for it. */
+    (void)edgec_pool_run(pool, do_nothing, NULL, 0);
     *out = pool;
     return EDGEC_OK;
 }
