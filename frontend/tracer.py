@@ -29,7 +29,7 @@ _INTERNAL = "edgec."
 
 def trace(
     fn: Traceable,
-    *example_arrays: NDArray[np.generic],
+    *example_arrays: NDArray[np.generic] | Tensor,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
 ) -> ir.Model:
@@ -45,6 +45,9 @@ def trace(
         input_names: Default: the names of the function's parameters.
         output_names: Default: the keys of a dict, "output", or "output_0", "output_1" ...
 
+    What the function does to a Tensor's ``.data`` array behind the engine's back is not seen: its result would become
+    a constant.
+
     Raises:
         TraceError: The function branches on a value, or otherwise looks at one.
         EdgecError: An output is no Tensor or does not depend on any input, or names clash.
@@ -56,7 +59,7 @@ def trace(
         >>> [output.name for output in model.graph.outputs]
         ['output']
     """
-    inputs = [to_tensor(np.asarray(array)) for array in example_arrays]
+    inputs = [to_tensor(array.data if isinstance(array, Tensor) else np.asarray(array)) for array in example_arrays]
     names = _input_names(fn, len(inputs), input_names)
     modes = {module: module.training for module in _modules(fn)}
     if isinstance(fn, Module):
