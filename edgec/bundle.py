@@ -1,0 +1,279 @@
+"""The artifact of a compilation: one ``.edgec`` file that needs no TVM and no Python on the device.
+
+A bundle is a zip archive, stored without compression::
+
+    manifest.json              schema version, target, inputs and outputs, recipe, versions, SHA-256 of every file
+    graph/model.onnx           the graph it was made from, opset 22; the reference of every check
+    lib/libNAME.so             shared library, lib/libNAME.a static library, lib/NAME_runner self-contained executable
+    lib/edgec.h, lib/NAME.h    headers for C and C++, lib/model.c the generated driver, to read
+    params/params.bin          parameters for the libraries (the runner has its own copy)
+    golden/inputs.npz          inputs and the engine's outputs for them, one leading sample axis
+    golden/outputs.npz
+    reports/compile.json       what the passes changed, times of the phases
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from edgec.errors import EdgecError
+
+__all__ = ["SCHEMA_VERSION", "Bundle", "TensorInfo", "atomic_write", "check_writable", "load"]
+
+SCHEMA_VERSION = 1
+"""Version of the manifest; a reader refuses newer ones."""
+
+_MANIFEST = "manifest.json"
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # zip's earliest: the same model gives the same bytes
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Name, shape and NumPy data type of an input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype} {'x'.join(map(str, self.shape)) or 'scalar'}"
+
+
+class Bundle:
+    """A compiled model. Made by :func:`edgec.compile` and :func:`edgec.load`.
+
+    Args:
+        folder: Directory with the unpacked files; kept alive by this object.
+        manifest: Content of ``manifest.json``.
+        source: Where it was loaded from, for messages.
+    """
+
+    def __init__(
+        self,
+        folder: tempfile.TemporaryDirectory[str],
+        manifest: Mapping[str, object],
+        source: str = "in memory",
+    ) -> None:
+        self._folder = folder
+        self.folder = Path(folder.name)
+        self.manifest = manifest
+        self.source = source
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def target(self) -> str:
+        return str(self._section("target")["name"])
+
+    @property
+    def arch(self) -> str:
+        return str(self._section("target")["arch"])
+
+    @property
+    def precision(self) -> str:
+        return str(self._section("recipe")["precision"])
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        return self._tensors("inputs")
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        return self._tensors("outputs")
+
+    @property
+    def library(self) -> Path:
+        return self.folder / "lib" / f"lib{self.name}.so"
+
+    @property
+    def runner(self) -> Path:
+        return self.folder / "lib" / f"{self.name}_runner"
+
+    @property
+    def params(self) -> Path:
+        return self.folder / "params" / "params.bin"
+
+    @property
+    def graph(self) -> Path:
+        return self.folder / "graph" / "model.onnx"
+
+    @property
+    def deployed_bytes(self) -> int:
+        """Size on the device: the self-contained runner, which holds code and parameters."""
+        return self.runner.stat().st_size
+
+    def golden(self, kind: str) -> dict[str, np.ndarray]:
+        """The golden ``"inputs"`` or ``"outputs"``, each with a leading sample axis."""
+        with np.load(self.folder / "golden" / f"{kind}.npz") as file:
+            return {info.name: file[info.name] for info in self._tensors(kind)}
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray] | Sequence[np.ndarray], *, threads: int = 1, device: str | None = None
+    ) -> dict[str, np.ndarray]:
+        """Run one inference.
+
+        Args:
+            inputs: Arrays by input name, or in the order of :attr:`inputs`.
+            threads: Threads that share the work.
+            device: ``inprocess``, ``local``, ``qemu`` or ``ssh://[user@]host``; by default this process where
+                the bundle's CPU is this machine's, else QEMU.
+
+        Returns:
+            Arrays by output name.
+
+        Raises:
+            EdgecError: A name, shape or dtype is not what the model takes.
+            DeviceError: The bundle is for another CPU, or the device failed.
+        """
+        from edgec.devices import open_runner
+        from edgec.devices.samples import ordered_inputs
+
+        with open_runner(self, device, threads=threads) as runner:
+            outputs = runner.run([ordered_inputs(self, inputs)])[0]
+        return {info.name: array for info, array in zip(self.outputs, outputs, strict=True)}
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the bundle to one file, whole or not at all."""
+        target = Path(path)
+        with atomic_write(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            names = [_MANIFEST, *sorted(self._section("files"))]
+            for name in names:
+                info = zipfile.ZipInfo(name, _ZIP_TIME)
+                info.external_attr = (0o755 if name.endswith("_runner") else 0o644) << 16
+                archive.writestr(info, (self.folder / name).read_bytes())
+        self.source = str(target)
+        return target
+
+    def _tensors(self, kind: str) -> tuple[TensorInfo, ...]:
+        rows = self.manifest[kind]
+        assert isinstance(rows, list)
+        return tuple(TensorInfo(row["name"], tuple(row["shape"]), row["dtype"]) for row in rows)
+
+    def _section(self, name: str) -> Mapping[str, object]:
+        section = self.manifest[name]
+        assert isinstance(section, Mapping)
+        return section
+
+    def __repr__(self) -> str:
+        return f"<Bundle {self.name} for {self.target}, {self.precision}, {self.source}>"
+
+
+def seal(folder: tempfile.TemporaryDirectory[str], manifest: dict[str, object]) -> Bundle:
+    """Complete the manifest with the hashes of all files in ``folder`` and make it a bundle."""
+    root = Path(folder.name)
+    files = {}
+    for path in sorted(p for p in root.rglob("*") if p.is_file() and p.name != _MANIFEST):
+        data = path.read_bytes()
+        files[path.relative_to(root).as_posix()] = {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "size_bytes": len(data),
+        }
+    complete = {"schema_version": SCHEMA_VERSION, **manifest, "files": files}
+    (root / _MANIFEST).write_text(json.dumps(complete, indent=2) + "\n")
+    return Bundle(folder, complete)
+
+
+def load(path: str | os.PathLike[str]) -> Bundle:
+    """Read a bundle and verify every file of it against the manifest.
+
+    Raises:
+        EdgecError: The file is missing, is no bundle, is damaged, or was written by a newer edgec.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise EdgecError(f"no such bundle: {source}", fix="make one with `edgec compile MODEL --target T -o OUT.edgec`")
+    folder = tempfile.TemporaryDirectory(prefix="edgec-")
+    try:
+        manifest = _unpack(source, Path(folder.name))
+    except BaseException:
+        folder.cleanup()
+        raise
+    return Bundle(folder, manifest, str(source))
+
+
+def _unpack(source: Path, folder: Path) -> dict[str, object]:
+    compile_again = "the file is damaged: copy it again, or compile it again"
+    try:
+        with zipfile.ZipFile(source) as archive:
+            manifest = json.loads(archive.read(_MANIFEST))
+            _check_schema(manifest, source)
+            for name, entry in manifest["files"].items():
+                relative = PurePosixPath(name)
+                if relative.is_absolute() or ".." in relative.parts:
+                    raise EdgecError(f"{source} is not an edgec bundle", where=f"file name {name!r}")
+                data = archive.read(name)
+                if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                    raise EdgecError(
+                        f"bundle {source.name} is corrupted: '{name}' does not match its SHA-256",
+                        where=f"{source}, {len(data)} of {entry['size_bytes']} bytes",
+                        fix=compile_again,
+                    )
+                target = folder / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+                if name.endswith("_runner"):
+                    target.chmod(0o755)
+    except zipfile.BadZipFile as err:
+        is_zip = source.open("rb").read(2) == b"PK"
+        what = f"bundle {source.name} is corrupted" if is_zip else f"{source} is not an edgec bundle"
+        raise EdgecError(what, where=str(err), fix=compile_again if is_zip else "pass an .edgec file") from err
+    except (KeyError, json.JSONDecodeError, UnicodeDecodeError) as err:
+        raise EdgecError(f"{source} is not an edgec bundle", where=f"manifest: {err}", fix=compile_again) from err
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    return dict(manifest)
+
+
+def _check_schema(manifest: Mapping[str, object], source: Path) -> None:
+    version = manifest["schema_version"]
+    if version != SCHEMA_VERSION:
+        raise EdgecError(
+            f"bundle {source.name} has schema version {version}; this edgec reads version {SCHEMA_VERSION}",
+            where=f"{source}, written by edgec {manifest.get('edgec', '?')}",
+            fix="install the edgec that wrote it, or compile the model again",
+        )
+
+
+def check_writable(target: Path) -> None:
+    """Find out before the work begins that its result cannot be written.
+
+    Raises:
+        EdgecError: The folder is missing, or is no place to write to.
+    """
+    if target.is_dir():
+        raise EdgecError(f"cannot write {target}", where="it is a folder", fix="give the name of a file")
+    if not target.parent.is_dir():
+        raise EdgecError(f"cannot write {target}", where=f"no such folder: {target.parent}", fix="create it first")
+    if not os.access(target.parent, os.W_OK):
+        raise EdgecError(f"cannot write {target}", where=f"no permission in {target.parent}")
+
+
+@contextmanager
+def atomic_write(target: Path) -> Iterator[Path]:
+    """A temporary path beside ``target`` that takes its name when the block succeeds and vanishes when it does not.
+
+    Raises:
+        EdgecError: The folder is missing or not writable, or the disk is full.
+    """
+    check_writable(target)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as err:
+        raise EdgecError(
+            f"cannot write {target}: {err.strerror}", fix="free some space or choose another place with -o"
+        ) from err
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""``edgec bench``: how fast is the artifact?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgec.cli.options import device_options, echo_json, json_option, parse_cpus, print_table
+from edgec.errors import PerformanceError
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--cpus", default="", help="Pin the workers to these CPUs, e.g. 4-7.")
+@click.option("--warmup-ms", type=int, default=200, show_default=True, help="Time before the first counted inference.")
+@click.option("--min-time-ms", type=int, default=1000, show_default=True, help="Count inferences for this long.")
+@click.option("--max-runs", type=int, default=100_000, show_default=True, help="Stop after so many in any case.")
+@click.option("--profile", is_flag=True, help="Also show the time of every kernel.")
+@click.option("--max-median-ms", type=float, help="Leave with exit code 5 if the median is higher.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the report with all raw times (JSON).")
+@device_options
+@json_option
+def command(
+    bundle: Path,
+    cpus: str,
+    warmup_ms: int,
+    min_time_ms: int,
+    max_runs: int,
+    profile: bool,
+    max_median_ms: float | None,
+    output: Path | None,
+    device: str | None,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Measure the latency of BUNDLE: minimum, median, percentiles, first inference, memory."""
+    import edgec
+
+    report = edgec.bench(
+        edgec.load(bundle),
+        device=device,
+        threads=threads,
+        cpus=parse_cpus(cpus),
+        warmup_ms=warmup_ms,
+        min_time_ms=min_time_ms,
+        max_runs=max_runs,
+        profile_runs=20 if profile else 0,
+    )
+    if output is not None:
+        report.save(output)
+    if as_json:
+        echo_json(report.to_dict())
+    else:
+        click.echo(f"{report.bundle} ({report.target}, {report.precision}) on {report.device}")
+        click.echo(f"{report.machine}; {report.threads} thread(s) on CPU {', '.join(map(str, report.cpus))}")
+        if report.is_emulated:
+            click.echo("The CPU is emulated: these times say nothing about the board.")
+        print_table(
+            ("", "min ms", "median ms", "p90 ms", "p99 ms", "std ms", "runs", "first ms", "load ms", "peak MiB"),
+            [
+                (
+                    "latency",
+                    *(f"{v:.3f}" for v in (report.min_ms, report.median_ms, report.p90_ms, report.p99_ms)),
+                    f"{report.std_ms:.3f}",
+                    report.runs,
+                    f"{report.first_inference_ms:.2f}",
+                    f"{report.load_ms:.2f}",
+                    f"{report.peak_rss_mib:.1f}",
+                )
+            ],
+        )
+        if report.kernels:
+            total = sum(kernel.median_us for kernel in report.kernels)
+            print_table(
+                ("kernel", "step", "median µs", "min µs", "share"),
+                [
+                    (k.name, k.index, f"{k.median_us:.1f}", f"{k.min_us:.1f}", f"{k.median_us / total:.1%}")
+                    for k in sorted(report.kernels, key=lambda k: -k.median_us)
+                ],
+            )
+    if max_median_ms is not None and report.median_ms > max_median_ms:
+        raise PerformanceError(f"median latency is {report.median_ms:.3f} ms, allowed are {max_median_ms:g} ms")

@@ -1,0 +1,53 @@
+"""``edgec compile``: a model becomes a bundle."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from edgec.cli.options import echo_json, json_option, parse_shapes, progress_bars
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("model")
+@click.option("--target", "-t", required=True, help="Target; `edgec targets` lists them.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Bundle to write.  [default: NAME.edgec]")
+@click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="Shape of an input.")
+@click.option("--name", help="Name of the artifact.  [default: that of the model]")
+@click.option("--dump-ir", type=click.Path(path_type=Path, file_okay=False), help="Folder for the IR of every phase.")
+@json_option
+def command(
+    model: str,
+    target: str,
+    output: Path | None,
+    shapes: tuple[str, ...],
+    name: str | None,
+    dump_ir: Path | None,
+    as_json: bool,
+) -> None:
+    """Compile MODEL for a target.
+
+    MODEL is an .onnx file, or package.module:callable that gives an engine module.
+    """
+    import edgec
+    from edgec.bundle import check_writable
+
+    start = time.perf_counter()
+    inputs = parse_shapes(shapes)
+    if output is not None:
+        check_writable(output)
+    with progress_bars() as progress:
+        bundle = edgec.compile(
+            model, target=target, inputs=inputs or None, name=name, dump_ir=dump_ir, progress=progress
+        )
+    path = bundle.save(output or Path(f"{bundle.name}.edgec"))
+    seconds = time.perf_counter() - start
+    if as_json:
+        echo_json({"bundle": str(path), "size_bytes": path.stat().st_size, "seconds": round(seconds, 3)}
+                  | {key: bundle.manifest[key] for key in ("name", "target", "inputs", "outputs", "memory")})  # fmt: skip
+        return
+    click.echo(f"{path}: {bundle.name} for {bundle.target}, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s")

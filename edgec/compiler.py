@@ -1,0 +1,357 @@
+"""The compiler: every phase from a model to a bundle, in one list."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+import edgec
+from edgec.bundle import Bundle, TensorInfo, seal
+from edgec.errors import EdgecError
+from edgec.golden import golden_inputs, save_arrays
+from edgec.progress import Progress, silent
+from edgec.sources import InputSpec, ModelSource, model_name, read_model
+
+if TYPE_CHECKING:
+    import tvm
+
+    from edgec.passes import PassReport
+    from edgec.targets.lowering import Plan
+    from edgec.targets.profile import Profile
+
+__all__ = ["PHASES", "compile"]
+
+
+@dataclass
+class Compilation:
+    """What the phases hand on to each other; each fills in what comes after the fields it reads."""
+
+    source: ModelSource
+    inputs: InputSpec | None
+    name: str
+    profile: Profile
+    folder: tempfile.TemporaryDirectory[str]
+    dump: Dump
+    progress: Progress
+    imported: ir.Model = field(init=False)
+    simplified: ir.Model = field(init=False)
+    reports: tuple[PassReport, ...] = ()
+    module: tvm.IRModule = field(init=False)
+    plan: Plan = field(init=False)
+    objects: list[Path] = field(default_factory=list)
+    driver: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        return Path(self.folder.name)
+
+    def subfolder(self, name: str) -> Path:
+        path = self.root / name
+        path.mkdir(exist_ok=True)
+        return path
+
+
+class Dump:
+    """Writes the model after every phase where the user wants to see it; does nothing without a folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._count = 0
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as err:
+                raise EdgecError(f"cannot write the IR to {folder}", where=err.strerror) from err
+
+    def graph(self, phase: str, model: ir.Model) -> None:
+        if self._folder is not None:
+            ir.save(model, self._next(phase, "onnx"))
+
+    def text(self, phase: str, suffix: str, content: Callable[[], str]) -> None:
+        if self._folder is not None:
+            self._next(phase, suffix).write_text(content())
+
+    def _next(self, phase: str, suffix: str) -> Path:
+        assert self._folder is not None
+        self._count += 1
+        return self._folder / f"{self._count:02d}-{phase.replace(' ', '-')}.{suffix}"
+
+
+def read(c: Compilation) -> None:
+    """Any kind of model -> IR at one opset, shapes fixed."""
+    from edgec.engine.registry import PRIMITIVES
+    from edgec.frontend import check_operators
+    from edgec.targets.lowering import LOWERINGS
+
+    c.imported = read_model(c.source, c.inputs)
+    c.dump.graph("imported", c.imported)
+    check_operators(c.imported, {*PRIMITIVES, *LOWERINGS})
+
+
+def simplify(c: Compilation) -> None:
+    """IR -> smaller IR that computes the same."""
+    from edgec import passes
+    from edgec.frontend import check_operators
+    from edgec.targets.lowering import LOWERINGS
+
+    c.simplified, c.reports = passes.simplify(c.imported, dump=lambda _, name, model: c.dump.graph(name, model))
+    check_operators(c.simplified, LOWERINGS)
+
+
+def lower(c: Compilation) -> None:
+    """IR -> Relax, with layouts chosen and weights packed."""
+    from edgec.targets.lowering import Emitter
+
+    c.module = Emitter(c.profile).emit_graph(c.simplified.graph)
+    c.dump.text("lowered", "py", lambda: c.module.script(show_meta=False))
+
+
+def fuse(c: Compilation) -> None:
+    """Relax -> kernels, each with its bias, residual and activation."""
+    from edgec.targets import lowering
+
+    c.module = lowering.fuse(c.module)
+    c.dump.text("fused", "py", lambda: c.module.script(show_meta=False))
+
+
+def plan(c: Compilation) -> None:
+    """Relax -> ordered kernel calls on one arena."""
+    from edgec.targets.lowering import TensorSpec, make_plan
+
+    inputs, outputs = (
+        [TensorSpec(info.name, info.shape, info.dtype) for info in _tensors(values)]
+        for values in (_graph_inputs(c.simplified), c.simplified.graph.outputs)
+    )
+    c.plan = make_plan(c.module, inputs, outputs)
+
+
+def build_kernels(c: Compilation) -> None:
+    """TensorIR -> scheduled -> one object file per kernel."""
+    from edgec.targets.driver import kernel_symbol
+    from edgec.targets.kernel_object import build_kernel
+    from edgec.targets.schedules import schedule_kernel
+
+    folder = c.subfolder("objects")
+    used = {call.kernel for call in c.plan.calls}
+    kernels = {name: function for name, function in c.plan.kernels.items() if name in used}
+    done = 0
+
+    def build(name: str) -> Path:
+        nonlocal done
+        path = folder / f"{name}.o"
+        scheduled = schedule_kernel(kernels[name], c.profile)
+        build_kernel(scheduled, kernel_symbol(c.name, name), c.profile).write_to_file(str(path), "o")
+        done += 1
+        c.progress("build kernels", done, len(kernels))
+        return path
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        c.objects = list(pool.map(build, sorted(kernels)))
+
+
+def link(c: Compilation) -> None:
+    """Objects + generated driver + runtime -> libraries and runner."""
+    from edgec.targets import driver
+    from edgec.targets import link as linker
+
+    c.driver = driver.driver_source(c.name, c.plan, c.profile.required_features)
+    c.dump.text("driver", "c", lambda: c.driver)
+    folder = c.subfolder("lib")
+    linker.link(c.name, c.driver, c.objects, c.plan.params, c.profile, folder)
+    (folder / "model.c").write_text(c.driver)
+    (c.subfolder("params") / "params.bin").write_bytes(c.plan.params)
+
+
+def run_reference(c: Compilation) -> None:
+    """Golden inputs and what the engine computes for them; the graph itself."""
+    from edgec.frontend import execute
+
+    ir.save(c.imported, c.subfolder("graph") / "model.onnx")
+    inputs = golden_inputs(_tensors(_graph_inputs(c.imported)))
+    samples = len(next(iter(inputs.values()))) if inputs else 1
+    results = []
+    for i in range(samples):
+        results.append(execute(c.imported, {name: array[i] for name, array in inputs.items()}))
+        c.progress("run reference", i + 1, samples)
+    outputs = {info.name: np.stack([r[info.name] for r in results]) for info in _tensors(c.imported.graph.outputs)}
+    golden = c.subfolder("golden")
+    save_arrays(golden / "inputs.npz", inputs)
+    save_arrays(golden / "outputs.npz", outputs)
+
+
+Phase = Callable[[Compilation], None]
+
+PHASES: tuple[tuple[str, Phase], ...] = (
+    ("read model", read),
+    ("simplify", simplify),
+    ("lower", lower),
+    ("fuse", fuse),
+    ("plan memory", plan),
+    ("build kernels", build_kernels),
+    ("link", link),
+    ("run reference", run_reference),
+)
+
+
+def compile(
+    model: ModelSource,
+    *,
+    target: str = "native",
+    inputs: InputSpec | None = None,
+    name: str | None = None,
+    dump_ir: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
+) -> Bundle:
+    """Compile a model for a target.
+
+    Args:
+        model: Path to an .onnx file, an ``onnx_ir.Model``, an ``onnx.ModelProto``, an ``edgec.engine`` module, or
+            ``"package.module:callable"`` that gives one of these.
+        target: Name of a target; ``edgec targets`` lists them.
+        inputs: Shapes by input name, for symbolic dimensions and for engine modules (example arrays work too).
+        name: Name of the artifact; by default that of the file or module.
+        dump_ir: Folder to write the model to after every phase.
+        progress: Called as the work goes on.
+
+    Returns:
+        The bundle; :meth:`~edgec.bundle.Bundle.save` writes it to a file.
+
+    Raises:
+        UnsupportedError: The target or operators of the model are not supported.
+        EdgecError: The model cannot be read or compiled; the message says why.
+
+    Example:
+        >>> import edgec
+        >>> bundle = edgec.compile("resnet8.onnx", target="rk3588")  # doctest: +SKIP
+        >>> bundle.save("resnet8.edgec")  # doctest: +SKIP
+    """
+    _require_toolchain()
+    from edgec.targets.driver import c_identifier
+    from edgec.targets.profile import load_profile
+
+    folder = tempfile.TemporaryDirectory(prefix="edgec-")
+    try:
+        c = Compilation(
+            source=model,
+            inputs=inputs,
+            name=c_identifier(name or model_name(model)),
+            profile=load_profile(target),
+            folder=folder,
+            dump=Dump(Path(dump_ir) if dump_ir is not None else None),
+            progress=progress,
+        )
+        for index, (title, phase) in enumerate(PHASES):
+            progress(title, 0, 0)
+            start = time.perf_counter()
+            phase(c)
+            c.seconds[title] = time.perf_counter() - start
+            progress("compile", index + 1, len(PHASES))
+        return _bundle(c)
+    except OSError as err:
+        folder.cleanup()
+        raise EdgecError(
+            f"cannot write temporary files: {err.strerror}",
+            where=err.filename or folder.name,
+            fix="free some space, or set TMPDIR to a folder on another disk",
+        ) from err
+    except BaseException:
+        folder.cleanup()
+        raise
+
+
+def _bundle(c: Compilation) -> Bundle:
+    """Clear away intermediate files and seal the rest with a manifest."""
+    for intermediate in ("objects", "lib/build"):
+        for path in (c.root / intermediate).iterdir():
+            path.unlink()
+        (c.root / intermediate).rmdir()
+    report = {
+        "phases_s": {title: round(seconds, 3) for title, seconds in c.seconds.items()},
+        "passes": [
+            {"name": r.name, "changed": r.changed, "nodes_before": r.nodes_before, "nodes_after": r.nodes_after}
+            for r in c.reports
+            if r.changed
+        ],
+        "kernels": len(c.objects),
+        "steps": len(c.plan.calls),
+    }
+    (c.subfolder("reports") / "compile.json").write_text(json.dumps(report, indent=2) + "\n")
+    profile = c.profile
+    return seal(
+        c.folder,
+        {
+            "name": c.name,
+            "edgec": edgec.__version__,
+            "target": {
+                "name": profile.name,
+                "description": profile.description,
+                "arch": profile.arch,
+                "llvm_cpu": profile.llvm_cpu,
+                "instruction_set": profile.instruction_set.name,
+                "cpu_features_required": list(profile.required_features),
+                "link_targets": profile.link_targets,
+                "qemu_cpu": profile.qemu_cpu,
+                "big_cpus": list(profile.big_cpus),
+            },
+            "inputs": [_row(info) for info in _tensors(_graph_inputs(c.imported))],
+            "outputs": [_row(info) for info in _tensors(c.imported.graph.outputs)],
+            "recipe": {"precision": "float32"},
+            "memory": {
+                "params_bytes": len(c.plan.params),
+                "arena_bytes": c.plan.arena_size_bytes,
+                "arena_bound_bytes": c.plan.arena_bound_bytes,
+            },
+            "toolchain": _versions(),
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    packages = ("apache-tvm", "ziglang", "onnx", "onnx-ir", "numpy")
+    return {"python": platform.python_version(), **{package: metadata.version(package) for package in packages}}
+
+
+def _require_toolchain() -> None:
+    from importlib.util import find_spec
+
+    missing = [package for package in ("tvm", "ziglang") if find_spec(package) is None]
+    if missing:
+        raise EdgecError(
+            f"compiling needs packages that are not installed: {', '.join(missing)}",
+            fix="pip install 'edgec[compile]'",
+        )
+
+
+def _row(info: TensorInfo) -> dict[str, object]:
+    return {"name": info.name, "shape": list(info.shape), "dtype": info.dtype}
+
+
+def _graph_inputs(model: ir.Model) -> list[ir.Value]:
+    """The inputs that a caller must give: old files list initializers among them."""
+    return [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+
+
+def _tensors(values: list[ir.Value]) -> list[TensorInfo]:
+    result = []
+    for value in values:
+        if value.shape is None or not value.shape.is_static() or value.dtype is None:
+            raise EdgecError(
+                f"tensor '{value.name}' has no fixed shape",
+                where=f"shape {value.shape}",
+                fix="bind symbolic dimensions with --input-shape NAME:1x3x224x224",
+            )
+        result.append(TensorInfo(str(value.name), tuple(int(d) for d in value.shape.numpy()), value.dtype.numpy().name))
+    return result

@@ -1,0 +1,204 @@
+"""Run the self-contained runner executable: here, under QEMU, or on a board over SSH."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+
+from edgec.bundle import Bundle
+from edgec.devices.protocol import KernelTime, Timing
+from edgec.errors import DeviceError
+
+__all__ = ["ExecutableRunner", "LocalTransport", "SshTransport", "Transport"]
+
+
+class Transport(Protocol):
+    """How files and commands reach the device."""
+
+    description: str
+    is_emulated: bool
+
+    def put(self, file: Path) -> str:
+        """Bring a file there; returns its path there."""
+
+    def scratch(self, name: str) -> str:
+        """A path there for a file to be written."""
+
+    def get(self, remote: str, file: Path) -> None:
+        """Fetch a file from there."""
+
+    def execute(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command there."""
+
+    def close(self) -> None:
+        """Remove what was brought there."""
+
+
+class LocalTransport:
+    """This machine, with a prefix for an emulator."""
+
+    def __init__(self, prefix: Sequence[str] = (), description: str = "this machine") -> None:
+        self.description = description
+        self.is_emulated = bool(prefix)
+        self._prefix = tuple(prefix)
+        self._folder = tempfile.TemporaryDirectory(prefix="edgec-run-")
+
+    def put(self, file: Path) -> str:
+        return str(file)
+
+    def scratch(self, name: str) -> str:
+        return str(Path(self._folder.name) / name)
+
+    def get(self, remote: str, file: Path) -> None:
+        if Path(remote) != file:
+            shutil.copyfile(remote, file)
+
+    def execute(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*self._prefix, *command], capture_output=True, text=True, check=False)
+
+    def close(self) -> None:
+        self._folder.cleanup()
+
+
+class SshTransport:
+    """A board reached with the user's own ``ssh`` and ``scp``; no daemon is needed there."""
+
+    is_emulated = False
+
+    def __init__(self, host: str) -> None:
+        self.description = f"ssh://{host}"
+        self._host = host
+        result = self._ssh(["mktemp", "-d"])
+        self._remote = result.stdout.strip()
+        if result.returncode != 0 or not self._remote:
+            raise DeviceError(
+                f"cannot reach {host} over SSH",
+                where=result.stderr.strip() or f"exit code {result.returncode}",
+                fix=f"`ssh {host} true` must work without a password",
+            )
+
+    def put(self, file: Path) -> str:
+        remote = f"{self._remote}/{file.name}"
+        self._copy(str(file), f"{self._host}:{remote}")
+        return remote
+
+    def scratch(self, name: str) -> str:
+        return f"{self._remote}/{name}"
+
+    def get(self, remote: str, file: Path) -> None:
+        self._copy(f"{self._host}:{remote}", str(file))
+
+    def execute(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return self._ssh(command)
+
+    def close(self) -> None:
+        self._ssh(["rm", "-r", self._remote])
+
+    def _ssh(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        argv = ["ssh", "-o", "BatchMode=yes", self._host, shlex.join(command)]
+        try:
+            return subprocess.run(argv, capture_output=True, text=True, check=False)
+        except FileNotFoundError as err:
+            raise DeviceError("no `ssh` on this machine", fix="install an OpenSSH client") from err
+
+    def _copy(self, source: str, target: str) -> None:
+        argv = ["scp", "-q", "-o", "BatchMode=yes", source, target]
+        result = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise DeviceError(f"cannot copy {source} to {target}", where=result.stderr.strip())
+
+
+class ExecutableRunner:
+    """The bundle's runner, driven through files and JSON."""
+
+    def __init__(self, bundle: Bundle, transport: Transport, threads: int, cpus: Sequence[int] = ()) -> None:
+        self.description = transport.description
+        self.is_emulated = transport.is_emulated
+        self._bundle = bundle
+        self._transport = transport
+        self._runner = transport.put(bundle.runner)
+        self._common = ["--threads", str(threads)]
+        if cpus:
+            self._common += ["--cpus", ",".join(map(str, cpus))]
+
+    def run(self, samples: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+        with tempfile.TemporaryDirectory(prefix="edgec-run-") as name:
+            local_input, local_output = Path(name) / "inputs.bin", Path(name) / "outputs.bin"
+            with local_input.open("wb") as file:
+                for sample in samples:
+                    for array in sample:
+                        file.write(np.ascontiguousarray(array).tobytes())
+            remote_output = self._transport.scratch(local_output.name)
+            remote_input = self._transport.put(local_input)
+            self._execute(
+                "run", "--input", remote_input, "--output", remote_output, "--samples", str(len(samples))
+            )
+            self._transport.get(remote_output, local_output)
+            return self._split(local_output.read_bytes(), len(samples))
+
+    def _split(self, data: bytes, samples: int) -> list[list[np.ndarray]]:
+        results, offset = [], 0
+        for _ in range(samples):
+            arrays = []
+            for info in self._bundle.outputs:
+                count = int(np.prod(info.shape, dtype=np.int64))
+                array = np.frombuffer(data, info.dtype, count, offset).reshape(info.shape)
+                offset += array.nbytes
+                arrays.append(array)
+            results.append(arrays)
+        return results
+
+    def bench(self, *, warmup_ms: int, min_time_ms: int, max_runs: int) -> Timing:
+        report = self._execute(
+            "bench",
+            "--warmup-ms",
+            str(warmup_ms),
+            "--min-time-ms",
+            str(min_time_ms),
+            "--min-runs",
+            str(min(10, max_runs)),
+            "--max-runs",
+            str(max_runs),
+        )
+        return Timing(
+            latencies_ms=tuple(report["latencies_ms"]),
+            first_inference_ms=report["first_inference_ms"],
+            load_ms=report["load_ms"],
+            peak_rss_bytes=report["peak_rss_bytes"],
+            threads=report["threads"],
+            cpus=tuple(report["cpus"]),
+        )
+
+    def profile(self, runs: int) -> list[KernelTime]:
+        report = self._execute("profile", "--runs", str(runs))
+        return [
+            KernelTime(row["index"], row["name"], row["median_ns"] / 1e3, row["min_ns"] / 1e3)
+            for row in report["kernels"]
+        ]
+
+    def _execute(self, verb: str, *arguments: str) -> dict[str, object]:
+        result = self._transport.execute([self._runner, verb, *arguments, *self._common])
+        if result.returncode != 0:
+            message = result.stderr.strip() or f"exit code {result.returncode}"
+            raise DeviceError(f"the runner of {self._bundle.name} failed on {self.description}", where=message)
+        return dict(json.loads(result.stdout)) if result.stdout.strip() else {}
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> ExecutableRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

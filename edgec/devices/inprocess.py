@@ -1,0 +1,93 @@
+"""Run the shared library inside this process."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+
+from edgec.bundle import Bundle
+from edgec.devices.protocol import KernelTime, Timing
+from edgec.errors import DeviceError
+
+__all__ = ["InProcessRunner"]
+
+
+class _Options(ctypes.Structure):
+    """``edgec_options`` of edgec.h."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("threads", ctypes.c_int),
+        ("cpus", ctypes.POINTER(ctypes.c_int)),
+        ("num_cpus", ctypes.c_int),
+        ("pin_caller", ctypes.c_int),
+        ("spin_us", ctypes.c_int),
+        ("verify_params", ctypes.c_int),
+        ("params", ctypes.c_void_p),
+        ("params_size", ctypes.c_size_t),
+        ("params_path", ctypes.c_char_p),
+    )
+
+
+class InProcessRunner:
+    """The bundle's shared library, loaded with ctypes."""
+
+    description = "this process"
+    is_emulated = False
+
+    def __init__(self, bundle: Bundle, threads: int, cpus: Sequence[int] = ()) -> None:
+        self._bundle = bundle
+        self._session = ctypes.c_void_p()
+        try:
+            self._library = ctypes.CDLL(str(bundle.library))
+        except OSError as err:
+            raise DeviceError(
+                f"this machine cannot load the library of {bundle.name}", where=str(err), fix=f"target {bundle.target}"
+            ) from err
+        self._library.edgec_model_default.restype = ctypes.c_void_p
+        self._library.edgec_last_error.restype = ctypes.c_char_p
+        options = _Options(struct_size=ctypes.sizeof(_Options), threads=threads)
+        if cpus:
+            options.cpus, options.num_cpus = (ctypes.c_int * len(cpus))(*cpus), len(cpus)
+        if bundle.params.stat().st_size:
+            options.params_path = str(bundle.params).encode()
+        model = ctypes.c_void_p(self._library.edgec_model_default())
+        self._check(self._library.edgec_create(model, ctypes.byref(options), ctypes.byref(self._session)))
+
+    def run(self, samples: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+        return [self._run_one(sample) for sample in samples]
+
+    def _run_one(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        outputs = [np.empty(info.shape, info.dtype) for info in self._bundle.outputs]
+        self._check(self._library.edgec_run(self._session, _pointers(inputs), _pointers(outputs)))
+        return outputs
+
+    def bench(self, *, warmup_ms: int, min_time_ms: int, max_runs: int) -> Timing:
+        raise DeviceError("a benchmark needs a process of its own", fix="use the device 'local'")
+
+    def profile(self, runs: int) -> list[KernelTime]:
+        raise DeviceError("profiling needs a process of its own", fix="use the device 'local'")
+
+    def _check(self, status: int) -> None:
+        if status != 0:
+            message = self._library.edgec_last_error().decode(errors="replace")
+            raise DeviceError(f"{self._bundle.name} failed: {message}", where=f"target {self._bundle.target}")
+
+    def close(self) -> None:
+        self._library.edgec_destroy(self._session)
+        self._session = ctypes.c_void_p()
+
+    def __enter__(self) -> InProcessRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _pointers(arrays: Sequence[np.ndarray]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))

@@ -1,0 +1,67 @@
+"""What every place that runs an artifact can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+
+__all__ = ["KernelTime", "Runner", "Timing"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Raw figures of one benchmark run.
+
+    Attributes:
+        latencies_ms: One per inference, in order, after the warm-up.
+        first_inference_ms: The very first, cold one.
+        load_ms: From the start of loading to a session that can run.
+        peak_rss_bytes: Highest resident memory of the process; 0 where it is not known.
+        cpus: The CPU each worker ran on at the end.
+    """
+
+    latencies_ms: tuple[float, ...]
+    first_inference_ms: float
+    load_ms: float
+    peak_rss_bytes: int
+    threads: int
+    cpus: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """Time of one kernel call of the plan, over several inferences."""
+
+    index: int
+    name: str
+    median_us: float
+    min_us: float
+
+
+class Runner(Protocol):
+    """An artifact, ready to run somewhere. Use it in a ``with`` block."""
+
+    description: str
+    is_emulated: bool
+
+    def run(self, samples: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+        """Outputs of each sample, in the bundle's order; each sample has its inputs in the bundle's order."""
+
+    def bench(self, *, warmup_ms: int, min_time_ms: int, max_runs: int) -> Timing:
+        """Repeat the inference for a set time."""
+
+    def profile(self, runs: int) -> list[KernelTime]:
+        """Time every kernel of the plan."""
+
+    def close(self) -> None:
+        """Give back what the runner holds."""
+
+    def __enter__(self) -> Runner: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,98 @@
+"""What a user may hand in as a model, and how it becomes an IR graph."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from edgec.errors import EdgecError, UsageError
+
+if TYPE_CHECKING:
+    from edgec.engine.nn import Module
+
+__all__ = ["InputSpec", "ModelSource", "model_name", "read_model"]
+
+ModelSource: TypeAlias = "str | Path | onnx.ModelProto | ir.Model | Module | Callable[..., object]"
+"""A path to .onnx, an IR or ONNX model, an engine module, or ``"package.module:callable"`` that gives one of these."""
+
+InputSpec: TypeAlias = "Mapping[str, Sequence[int] | np.ndarray]"
+"""Shapes (or example arrays) by input name."""
+
+
+def read_model(source: ModelSource, inputs: InputSpec | None = None) -> ir.Model:
+    """The model as an IR graph at the opset edgec works in, with fixed shapes.
+
+    Args:
+        source: See :data:`ModelSource`.
+        inputs: Shapes of symbolic inputs; for an engine module, the shapes or example arrays to trace it with.
+
+    Raises:
+        EdgecError: The file or the model is not usable; the message says why.
+    """
+    from edgec import frontend
+
+    if isinstance(source, str) and ":" in source and not Path(source).exists():
+        return read_model(_call_reference(source), inputs)
+    if isinstance(source, str | Path | onnx.ModelProto | ir.Model):
+        shapes = {name: _shape(spec) for name, spec in inputs.items()} if inputs else None
+        return frontend.import_model(source, input_shapes=shapes)
+    if not callable(source):
+        raise TypeError(f"a model is a path, an ONNX model, an engine module or a function, not {type(source)}")
+    if not inputs:
+        raise UsageError(
+            "an engine module needs example inputs to be traced",
+            fix="pass inputs={'x': (1, 3, 224, 224)} or --input-shape x:1x3x224x224",
+        )
+    return frontend.trace(source, *(_example(spec) for spec in inputs.values()), input_names=list(inputs))
+
+
+def model_name(source: ModelSource) -> str:
+    """A name for the artifact, from the file or the module."""
+    if isinstance(source, str | Path):
+        text = str(source)
+        return text.rsplit(":", 1)[-1] if ":" in text and not Path(text).exists() else Path(text).stem
+    if isinstance(source, onnx.ModelProto):
+        return source.graph.name or "model"
+    if isinstance(source, ir.Model):
+        return source.graph.name or "model"
+    return str(getattr(source, "__name__", type(source).__name__)).lower()
+
+
+def _call_reference(reference: str) -> ModelSource:
+    """The model that ``package.module:callable`` gives; the working directory counts as an import path."""
+    module_name, _, attribute = reference.partition(":")
+    if module_name.startswith("models.") or module_name == "models":
+        module_name = f"edgec.{module_name}"
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        member = getattr(import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as err:
+        raise EdgecError(
+            f"cannot load the model '{reference}'",
+            where=str(err),
+            fix="give a path to an .onnx file, or package.module:callable of an importable module",
+        ) from err
+    from edgec.engine.nn import Module
+
+    result = member() if callable(member) and not isinstance(member, Module) else member
+    if not isinstance(result, Module | onnx.ModelProto | ir.Model | str | Path):
+        raise EdgecError(f"'{reference}' gives a {type(result).__name__}, not a model", fix="return an engine module")
+    return result
+
+
+def _shape(spec: Sequence[int] | np.ndarray) -> tuple[int, ...]:
+    return tuple(spec.shape) if isinstance(spec, np.ndarray) else tuple(int(d) for d in spec)
+
+
+def _example(spec: Sequence[int] | np.ndarray) -> np.ndarray:
+    if isinstance(spec, np.ndarray):
+        return spec
+    return np.random.default_rng(0).standard_normal(tuple(spec)).astype(np.float32)
