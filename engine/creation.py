@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-
 from edgec.engine.arrays import DTypeLike
 from edgec.engine.random import generator
 from edgec.engine.tensor import Tensor

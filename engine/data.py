@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
-
 from edgec.engine.arrays import Array
 from edgec.engine.random import generator
 from edgec.engine.tensor import Tensor

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
-
 from edgec.engine import primitives as p
 from edgec.engine.arrays import is_float
 from edgec.engine.registry import apply
@@ -102,7 +101,7 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b.
+    """The product x Wᵀ, plus the bias.
 
     Shape: x (..., in), weight (out, in), bias (out); result (..., out).
     """
@@ -129,8 +128,10 @@ def _conv(
         "group": groups,
     }
     if isinstance(padding, str):
-        total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(
-            _sizes(dilation, rank), weight.shape[2:], strict=True)]
+        total = [
+            d * (k - 1) if padding == "same" else 0
+            for d, k in zip(_sizes(dilation, rank), weight.shape[2:], strict=True)
+        ]
         attributes["pads"] = [size // 2 for size in total] + [size - size // 2 for size in total]
     else:
         attributes["pads"] = _pads(padding, rank)
@@ -405,7 +406,7 @@ def binary_cross_entropy_with_logits(logits: Tensor, target: Tensor, reduction: 
 
 
 def kl_div(log_probabilities: Tensor, target: Tensor, reduction: Reduction | Literal["batchmean"] = "mean") -> Tensor:
-    """target (log target - log_probabilities); the target holds probabilities."""
+    """The sum of target (log target - log_probabilities); the target holds probabilities."""
     safe = p.where(target > 0.0, target, p.full_like(target, 1.0))
     losses = target * (safe.log() - log_probabilities)
     if reduction == "batchmean":

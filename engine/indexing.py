@@ -15,7 +15,7 @@ from edgec.engine.arrays import Array
 if TYPE_CHECKING:
     from edgec.engine.tensor import Tensor
 
-Part: TypeAlias = "int | slice | None | EllipsisType | Tensor | Array | Sequence[int]"
+Part: TypeAlias = "int | slice | EllipsisType | Tensor | Array | Sequence[int] | None"
 Index: TypeAlias = "Part | tuple[Part, ...]"
 
 _END = np.iinfo(np.int64).max

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
-
 from edgec.engine.arrays import Array
 from edgec.engine.errors import StateDictError
 from edgec.engine.tensor import Tensor

@@ -180,9 +180,9 @@ def apply(
     if outputs > len(results):
         raise ValueError(f"{op_type} has {len(results)} outputs, {outputs} were asked for")
     node = None
-    if made_by.differentiable and tape.is_grad_enabled():
-        if any(tensor is not None and tensor.requires_grad for tensor in inputs):
-            node = tape.Node(made_by, inputs, attributes, results)
+    wants_gradient = any(tensor is not None and tensor.requires_grad for tensor in inputs)
+    if wants_gradient and made_by.differentiable and tape.is_grad_enabled():
+        node = tape.Node(made_by, inputs, attributes, results)
     made = tuple(tensors.wrap(np.asarray(results[index]), node, index) for index in range(outputs))
     if node is not None:
         node.watch(made)

@@ -186,7 +186,7 @@ def no_grad() -> _GradMode: ...
 @overload
 def no_grad(function: Callable[_P, _R]) -> Callable[_P, _R]: ...
 def no_grad(function: Callable[_P, _R] | None = None) -> _GradMode | Callable[_P, _R]:
-    """Calls inside are not noted: ``with no_grad():``, ``@no_grad()`` or ``@no_grad``."""
+    """Calls inside are not noted, as a block or as a decorator, with or without parentheses."""
     return _GradMode(False) if function is None else _GradMode(False)(function)
 
 

@@ -13,7 +13,7 @@ from edgec.engine.arrays import Array, DTypeLike, is_float
 if TYPE_CHECKING:
     from edgec.engine.indexing import Index
 
-__all__ = ["Parameter", "Scalar", "Tensor", "TensorLike", "tensor", "same_dtype", "to_tensor"]
+__all__ = ["Parameter", "Scalar", "Tensor", "TensorLike", "same_dtype", "tensor", "to_tensor"]
 
 Scalar: TypeAlias = "bool | int | float | np.generic"
 Axes: TypeAlias = "int | Sequence[int] | None"

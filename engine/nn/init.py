@@ -6,7 +6,6 @@ import math
 from typing import Literal, TypeVar
 
 import numpy as np
-
 from edgec.engine.random import generator
 from edgec.engine.tensor import Tensor
 

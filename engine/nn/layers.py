@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
-
-from edgec.engine import functional as F
+from edgec.engine import functional as F  # noqa: N812 - the field's name for it
 from edgec.engine.nn import init
 from edgec.engine.nn.module import Module
 from edgec.engine.tensor import Parameter, Tensor
@@ -47,7 +46,7 @@ class Identity(Module):
 
 
 class Linear(Module):
-    """x Wᵀ + b. Shape: (..., in_features) to (..., out_features)."""
+    """The product x Wᵀ, plus a bias. Shape: (..., in_features) to (..., out_features)."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         self.weight = _default_weight(out_features, in_features)
@@ -212,9 +211,7 @@ class AvgPool2d(Module):
         self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(
-            x, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
-        )
+        return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
 
 
 class AdaptiveAvgPool2d(Module):

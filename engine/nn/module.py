@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-
 from edgec.engine.arrays import Array, DTypeLike, is_float
 from edgec.engine.errors import StateDictError
 from edgec.engine.tensor import Parameter, Tensor
@@ -160,6 +158,8 @@ class Module:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state as a safetensors file; an interrupted call leaves the old file."""
+        import tempfile
+
         from safetensors.numpy import save
 
         target = Path(path)

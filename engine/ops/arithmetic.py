@@ -136,7 +136,7 @@ def neg(x: Array) -> Array:
 
 
 @neg.gradient
-def _(call: Node, dy: Tensor) -> Gradients:
+def _(_call: Node, dy: Tensor) -> Gradients:
     return (-dy,)
 
 
@@ -162,7 +162,7 @@ def sign(x: Array) -> Array:
 
 
 @sign.gradient
-def _(call: Node, dy: Tensor) -> Gradients:
+def _(_call: Node, _dy: Tensor) -> Gradients:
     return (None,)
 
 
@@ -271,7 +271,7 @@ def _constant_steps(name: str) -> None:
         return rounded
 
     @step.gradient
-    def _(call: Node, dy: Tensor) -> Gradients:
+    def _(_call: Node, _dy: Tensor) -> Gradients:
         return (None,)
 
     step.samples = lambda: [

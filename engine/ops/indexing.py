@@ -162,7 +162,7 @@ def gather_elements(x: Array, indices: Array, *, axis: int = 0) -> Array:
 
 
 def _element_index(shape: tuple[int, ...], indices: Array, axis: int) -> tuple[Any, ...]:
-    """An index that reaches element (i, indices[i, j], k) for every (i, j, k); other axes may be shorter in `indices`."""
+    """An index that reaches element (i, indices[i, j]) for every (i, j); other axes may be shorter in `indices`."""
     if len(shape) == 1:
         return (indices,)
     grid: list[Any] = list(np.ogrid[tuple(slice(size) for size in indices.shape)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,33 +43,30 @@ def max_pool(
 
 
 def _max_with_indices(padded: Array, shape: tuple[int, ...], window: Window, column_major: bool) -> tuple[Array, Array]:
-    best: Array | None = None
-    indices = np.zeros((*shape[:2], *window.output_shape), np.int64)
-    for tap, slices in window.taps():
+    taps = list(window.taps())
+    best = padded[(..., *taps[0][1])].copy()
+    # Which tap won, in a small type: the loop is bound by memory.
+    winner = np.zeros(best.shape, np.uint8 if len(taps) <= 256 else np.int32)
+    for number, (_, slices) in enumerate(taps[1:], 1):
         met = padded[(..., *slices)]
-        if best is None:
-            best = met.copy()
-            np.copyto(indices, _flat_positions(window, tap, column_major))
-        else:
-            is_larger = met > best
-            np.copyto(best, met, where=is_larger)
-            np.copyto(indices, _flat_positions(window, tap, column_major), where=is_larger)
-    assert best is not None
-    planes = np.arange(shape[0] * shape[1]).reshape(*shape[:2], *(1,) * len(window.kernel))
-    return best, indices + planes * int(np.prod(window.input_shape))
-
-
-def _flat_positions(window: Window, tap: tuple[int, ...], column_major: bool) -> Array:
-    """For every output, where in the flat spatial axes the tap lies (clipped to them in the padding)."""
-    rank = len(tap)
-    flat = np.zeros(window.output_shape, np.int64)
+        np.copyto(winner, winner.dtype.type(number), where=met > best)
+        np.maximum(best, met, out=best)
+    rank = len(window.kernel)
+    before = [window.input_shape[:axis] if column_major else window.input_shape[axis + 1 :] for axis in range(rank)]
+    step = [math.prod(sizes) for sizes in before]
+    offsets = np.array(
+        [sum(k * d * t for k, d, t in zip(tap, window.dilations, step, strict=True)) for tap, _ in taps], np.int64
+    )
+    indices = offsets[winner]
     for axis in range(rank):
-        position = np.arange(window.output_shape[axis]) * window.strides[axis]
-        position += tap[axis] * window.dilations[axis] - window.begins[axis]
-        np.clip(position, 0, window.input_shape[axis] - 1, out=position)
-        other = window.input_shape[:axis] if column_major else window.input_shape[axis + 1 :]
-        flat += (position * int(np.prod(other))).reshape([-1 if a == axis else 1 for a in range(rank)])
-    return flat
+        position = np.arange(window.output_shape[axis]) * window.strides[axis] - window.begins[axis]
+        indices += (position * step[axis]).reshape([-1 if a == axis else 1 for a in range(rank)])
+    plane = math.prod(window.input_shape)
+    if any(window.begins) or any(end > 0 for end in window.ends):
+        # Only where a whole window is -inf can padding win; any index in the input will do.
+        np.clip(indices, 0, plane - 1, out=indices)
+    indices += (np.arange(shape[0] * shape[1]) * plane).reshape(*shape[:2], *(1,) * rank)
+    return best, indices
 
 
 @max_pool.gradient

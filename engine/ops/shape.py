@@ -21,7 +21,7 @@ def identity(x: Array) -> Array:
 
 
 @identity.gradient
-def _(call: Node, dy: Tensor) -> Gradients:
+def _(_call: Node, dy: Tensor) -> Gradients:
     return (dy,)
 
 
@@ -29,7 +29,7 @@ identity.samples = lambda: [Sample([normal(2, 3)]), Sample([integers(3)])]
 
 
 @primitive("Cast", keeps_inputs=())
-def cast(x: Array, *, to: int, saturate: int = 1) -> Array:
+def cast(x: Array, *, to: int, saturate: int = 1) -> Array:  # noqa: ARG001
     """`saturate` matters only for the float8 types, where ml_dtypes decides; it is accepted and not used."""
     return x.astype(dtype_from_onnx(to))
 
