@@ -99,6 +99,9 @@ void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char *const *part
         const size_t length = strlen(worker->note);
         (void)snprintf(worker->note + length, sizeof worker->note - length, "%s", parts[i]);
     }
+    for (char *c = worker->note; *c != '\0'; c++) {
+        if (*c == '\n') *c = ' ';
+    }
 }
 
 #pragma GCC visibility pop

@@ -113,7 +113,7 @@ static int asks_too_much(int task_id, ParallelEnv *env, void *closure) {
 
 /* mode 0: y[i] = i; 1: fails; 2: a task fails; 3: no memory; 4: fails with a message */
 int32_t fake_obey(const void *mode, const void *y) {
-    static const char *const parts[] = {"argument 0", " has shape (2,)"};
+    static const char *const parts[] = {"argument 0", "\nhas shape (2,)"};
     unsigned char *data = (unsigned char *)(uintptr_t)y;
     const int32_t value = *(const int32_t *)mode;
     if (value == 1) return -1;

@@ -309,8 +309,20 @@ def test_header_is_cpp(build: Path) -> None:
     source.write_text(
         '#include "edgec.h"\nint main() { return edgec_create(edgec_model_default(), nullptr, nullptr); }\n'
     )
-    compiler = ["g++"] if shutil.which("g++") else [sys.executable, "-m", "ziglang", "c++"]
-    subprocess.run([*compiler, "-Wall", "-Wextra", "-Werror", f"-I{RUNTIME}", "-fsyntax-only", source], check=True)
+    if not shutil.which("g++"):
+        pytest.skip("needs g++; zig would first build its C++ library, for minutes")
+    command = [
+        "g++",
+        "-std=c++11",
+        "-Wall",
+        "-Wextra",
+        "-Wpedantic",
+        "-Werror",
+        f"-I{RUNTIME}",
+        "-fsyntax-only",
+        source,
+    ]
+    subprocess.run(command, check=True)
 
 
 def stress(path: Path, *arguments: str) -> str:
