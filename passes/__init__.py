@@ -18,6 +18,7 @@ from edgec.passes.merge_reshapes import MergeReshapes
 from edgec.passes.pipeline import simplify
 from edgec.passes.remove_dead_code import RemoveDeadCode
 from edgec.passes.report import CountedResult, PassReport
+from edgec.passes.resolve_padding import ResolvePadding
 
 __all__ = [
     "CountedResult",
@@ -36,5 +37,6 @@ __all__ = [
     "MergeReshapes",
     "PassReport",
     "RemoveDeadCode",
+    "ResolvePadding",
     "simplify",
 ]

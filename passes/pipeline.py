@@ -25,6 +25,7 @@ from edgec.passes.merge_movements import MergeMovements
 from edgec.passes.merge_reshapes import MergeReshapes
 from edgec.passes.remove_dead_code import RemoveDeadCode
 from edgec.passes.report import CountedResult, PassReport
+from edgec.passes.resolve_padding import ResolvePadding
 
 __all__ = ["PHASES", "Dump", "simplify"]
 
@@ -38,6 +39,7 @@ PHASES: tuple[InPlacePass, ...] = (
     EliminateIdentities(),
     # Arithmetic that weights can take in
     MergeGemm(),
+    ResolvePadding(),
     FoldPadding(),
     FoldBatchNorm(),
     FoldScale(),
