@@ -120,7 +120,7 @@ def _direct(
         source = emitter.plain(x)
         source = emitter.reshape(source, layouts.image_shape(shape_of(source)))
         if any(pads):
-            source = emitter.te(pad_spatial, source, pads, 2, name="pad")
+            source = emitter.te(pad_spatial, source, pads, 2, name="pad", fusion=Fusion.INJECTIVE)
         packed = emitter.const(layouts.pack_conv_weights(weights, lanes, in_channels))
         return emitter.te(conv2d_plain_input, source, packed, strides, dilations, name="conv2d")
     padded = _pad_blocked(emitter, emitter.blocked(x), pads)
@@ -129,7 +129,7 @@ def _direct(
 
 
 def _pad_blocked(emitter: Emitter, x: Blocked, pads: list[int]) -> relax.Expr:
-    return emitter.te(pad_spatial, x.var, pads, 2, name="pad") if any(pads) else x.var
+    return emitter.te(pad_spatial, x.var, pads, 2, name="pad", fusion=Fusion.INJECTIVE) if any(pads) else x.var
 
 
 def pad_spatial(x: te.Tensor, pads: list[int], first_axis: int, value: float = 0.0) -> te.Tensor:

@@ -71,7 +71,7 @@ def conv_transpose(emitter: Emitter, node: ir.Node) -> None:
     pads = [rows.pads[0], columns.pads[0], rows.pads[1], columns.pads[1]]
     padded = emitter.blocked(x).var
     if any(pads):
-        padded = emitter.te(pad_spatial, padded, pads, 2, name="pad")
+        padded = emitter.te(pad_spatial, padded, pads, 2, name="pad", fusion=Fusion.INJECTIVE)
     result = _convolve(emitter, padded, stacked, group)
     result = add_bias(emitter, node, result, rows.stride * columns.stride)
     result = emitter.te(_interleave, result, rows, columns, out_sizes, name="interleave", fusion=Fusion.INJECTIVE)

@@ -7,7 +7,11 @@ tiles of a row; the structure follows Y. Liu et al., "Optimizing CNN Model Infer
 
 from __future__ import annotations
 
+import math
+
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import SBlockRV
+from tvm.tirx import IndexMap
 
 from edgec.targets.profile import Profile
 from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilogue, parallelize
@@ -16,36 +20,27 @@ __all__ = ["choose_tile", "schedule"]
 
 
 def schedule(sch: Schedule, profile: Profile) -> bool:
-    """Schedule a kernel whose main block is annotated ``conv2d`` or ``pointwise`` (1×1, stride 1); its result has the axes (n, o, y, x, c)."""
+    """Schedule a kernel whose main block is annotated ``conv2d`` or ``pointwise`` (1×1, stride 1).
+
+    The result has the axes (n, o, y, x, c).
+    """
     blocks = analyse(sch)
     if blocks.family not in ("conv2d", "pointwise"):
         return False
     conv, last = blocks.main, inline_epilogue(sch, blocks)
     reduction = bound_extents(sch, conv)[5:]
-    n, o, y, x, c = sch.get_loops(last)
+    if blocks.family == "pointwise":
+        _join_rows(sch, conv, last)
     extents = bound_extents(sch, last)
-    is_pointwise = blocks.family == "pointwise"
-    if is_pointwise:  # rows can be joined: the columns of a tile then need not divide one row
-        x = sch.fuse(y, x)
-        width, rows = extents[2] * extents[3], 1
-    else:
-        width, rows = extents[3], extents[2]
-    columns, channel_blocks = choose_tile(width, extents[1], profile.instruction_set.vector_registers)
+    columns, channel_blocks = choose_tile(extents[-2], extents[1], profile.instruction_set.vector_registers)
+    n, o, *rows, x, c = sch.get_loops(last)
     o_outer, o_inner = sch.split(o, [None, channel_blocks])
     x_outer, x_inner = sch.split(x, [None, columns])
-    if is_pointwise:
-        sch.reorder(n, o_outer, x_outer, x_inner, o_inner, c)
-        outer = sch.fuse(n, o_outer, x_outer)
-        anchor = outer
-    else:
-        sch.reorder(n, o_outer, y, x_outer, x_inner, o_inner, c)
-        outer = sch.fuse(n, o_outer, y)
-        anchor = x_outer
-    sch.compute_at(conv, anchor, preserve_unit_loops=True)
-    inner = sch.get_loops(conv)[len(sch.get_loops(conv)) - 5 - len(reduction) :]
-    spatial, reduced = inner[:5], inner[5:]
-    work = extents[0] * extents[1] * width * rows * extents[4]
-    parallelize(sch, outer, work * _product(reduction) // 8)
+    sch.reorder(n, o_outer, *rows, x_outer, x_inner, o_inner, c)
+    sch.compute_at(conv, x_outer, preserve_unit_loops=True)
+    inner = sch.get_loops(conv)[-len(extents) - len(reduction) :]
+    spatial, reduced = inner[: len(extents)], inner[len(extents) :]
+    parallelize(sch, sch.fuse(n, o_outer, *(rows or [x_outer])), math.prod([*extents, *reduction]) // 8)
     for loop in (x_inner, o_inner):
         sch.unroll(loop)
     sch.vectorize(c)
@@ -56,6 +51,16 @@ def schedule(sch: Schedule, profile: Profile) -> bool:
         sch.unroll(loop)
     sch.decompose_reduction(conv, reduced[0])
     return True
+
+
+def _join_rows(sch: Schedule, conv: SBlockRV, last: SBlockRV) -> None:
+    """Make rows and columns one axis: a 1×1 convolution is a matrix product, its tiles may cross rows."""
+    width = bound_extents(sch, last)[3]
+    sch.transform_layout(conv, ("write", 0), lambda n, o, y, x, c: [n, o, y * width + x, c])
+    for block in (conv, last):
+        axes = len(sch.get(block).iter_vars)
+        joined = IndexMap.from_func(lambda n, o, y, x, *rest: [n, o, y * width + x, *rest], ndim=axes)
+        sch.transform_block_layout(block, joined)
 
 
 def choose_tile(width: int, channel_blocks: int, registers: int) -> tuple[int, int]:
@@ -82,9 +87,3 @@ def choose_tile(width: int, channel_blocks: int, registers: int) -> tuple[int, i
                 best, best_cost = (columns, blocks), cost
     return best
 
-
-def _product(values: list[int]) -> int:
-    result = 1
-    for value in values:
-        result *= value
-    return result
