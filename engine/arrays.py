@@ -48,7 +48,8 @@ def dtype_from_onnx(code: int) -> np.dtype[Any]:
     if code in _EXTENDED_CODES:
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, _EXTENDED_CODES[code]))
+        extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _EXTENDED_CODES[code]))
+        return extended
     raise TypeError(f"ONNX data type {code} has no array type in the engine")
 
 

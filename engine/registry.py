@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
+import edgec.engine.tensor as tensors
 import numpy as np
 from edgec.engine import recording as recordings
 from edgec.engine import tape
-from edgec.engine import tensor as tensors
 from edgec.engine.arrays import Array
 
 from edgec.errors import UnsupportedError
@@ -57,7 +57,7 @@ class Sample:
         reference: "onnxruntime", or "onnx" where ONNX Runtime lacks the operator or type, or "" for none.
     """
 
-    inputs: Sequence[Array | None]
+    inputs: Sequence[Array | np.generic | None]
     attributes: Mapping[str, object] = field(default_factory=dict)
     outputs: int = 1
     varied: Sequence[int] | None = None

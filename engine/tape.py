@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, overload
 
+import edgec.engine.tensor as tensors
 import numpy as np
-from edgec.engine import tensor as tensors
 from edgec.engine.arrays import Array, is_float
 from edgec.engine.errors import GradientError
 

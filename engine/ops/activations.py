@@ -19,7 +19,7 @@ _EXTREMES = np.array([-1e4, -90.0, -0.5, 0.5, 90.0, 1e4], np.float32)
 
 @primitive("Relu", keeps_inputs=(), keeps_outputs=(0,))
 def relu(x: Array) -> Array:
-    return np.maximum(x, x.dtype.type(0))
+    return np.asarray(np.maximum(x, x.dtype.type(0)))
 
 
 @relu.gradient
@@ -79,7 +79,7 @@ _SELU_ALPHA, _SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875
 
 @primitive("Selu", keeps_outputs=(0,))
 def selu(x: Array, *, alpha: float = _SELU_ALPHA, gamma: float = _SELU_GAMMA) -> Array:
-    return x.dtype.type(gamma) * np.where(x <= 0, x.dtype.type(alpha) * np.expm1(x), x)
+    return np.asarray(x.dtype.type(gamma) * np.where(x <= 0, x.dtype.type(alpha) * np.expm1(x), x))
 
 
 @selu.gradient
@@ -95,7 +95,7 @@ selu.samples = lambda: [Sample([distinct(2, 3)]), Sample([_EXTREMES])]
 @primitive("Sigmoid", keeps_inputs=(), keeps_outputs=(0,))
 def sigmoid(x: Array) -> Array:
     # exp of a large positive number overflows to inf, and 1 / inf is the right 0.
-    return np.reciprocal(np.exp(-x) + x.dtype.type(1))
+    return np.asarray(np.reciprocal(np.exp(-x) + x.dtype.type(1)))
 
 
 @sigmoid.gradient
@@ -109,7 +109,7 @@ sigmoid.samples = lambda: [Sample([normal(2, 3)]), Sample([_EXTREMES])]
 
 @primitive("HardSigmoid")
 def hard_sigmoid(x: Array, *, alpha: float = 0.2, beta: float = 0.5) -> Array:
-    return np.clip(x * x.dtype.type(alpha) + x.dtype.type(beta), x.dtype.type(0), x.dtype.type(1))
+    return np.asarray(np.clip(x * x.dtype.type(alpha) + x.dtype.type(beta), x.dtype.type(0), x.dtype.type(1)))
 
 
 @hard_sigmoid.gradient
@@ -125,7 +125,7 @@ hard_sigmoid.samples = lambda: [Sample([normal(2, 3)]), Sample([normal(2, 3)], {
 @primitive("HardSwish")
 def hard_swish(x: Array) -> Array:
     one = x.dtype.type
-    return x * np.clip(x * one(1 / 6) + one(0.5), one(0), one(1))
+    return np.asarray(x * np.clip(x * one(1 / 6) + one(0.5), one(0), one(1)))
 
 
 @hard_swish.gradient
@@ -155,7 +155,7 @@ tanh.samples = lambda: [Sample([normal(2, 3)]), Sample([_EXTREMES])]
 
 @primitive("Softplus")
 def softplus(x: Array) -> Array:
-    return np.logaddexp(x, x.dtype.type(0))
+    return np.asarray(np.logaddexp(x, x.dtype.type(0)))
 
 
 @softplus.gradient
@@ -168,7 +168,7 @@ softplus.samples = lambda: [Sample([normal(2, 3)]), Sample([_EXTREMES])]
 
 @primitive("Softsign")
 def softsign(x: Array) -> Array:
-    return x / (np.abs(x) + x.dtype.type(1))
+    return np.asarray(x / (np.abs(x) + x.dtype.type(1)))
 
 
 @softsign.gradient
@@ -183,7 +183,7 @@ softsign.samples = lambda: [Sample([distinct(2, 3)])]
 @primitive("Softmax", keeps_inputs=(), keeps_outputs=(0,))
 def softmax(x: Array, *, axis: int = -1) -> Array:
     powers = np.exp(x - np.max(x, axis=axis, keepdims=True))
-    return powers / np.sum(powers, axis=axis, keepdims=True)
+    return np.asarray(powers / np.sum(powers, axis=axis, keepdims=True))
 
 
 @softmax.gradient
@@ -203,7 +203,7 @@ softmax.samples = lambda: [
 @primitive("LogSoftmax", keeps_inputs=(), keeps_outputs=(0,))
 def log_softmax(x: Array, *, axis: int = -1) -> Array:
     shifted = x - np.max(x, axis=axis, keepdims=True)
-    return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
+    return np.asarray(shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True)))
 
 
 @log_softmax.gradient
@@ -251,8 +251,8 @@ def gelu(x: Array, *, approximate: str = "none") -> Array:
     half, one = x.dtype.type(0.5), x.dtype.type(1)
     if approximate == "tanh":
         inner = x.dtype.type(math.sqrt(2 / math.pi)) * (x + x.dtype.type(0.044715) * x * x * x)
-        return half * x * (one + np.tanh(inner))
-    return half * x * (one + erf_array(x * x.dtype.type(math.sqrt(0.5))))
+        return np.asarray(half * x * (one + np.tanh(inner)))
+    return np.asarray(half * x * (one + erf_array(x * x.dtype.type(math.sqrt(0.5)))))
 
 
 @gelu.gradient
@@ -276,7 +276,7 @@ gelu.samples = lambda: [
 
 @primitive("Mish")
 def mish(x: Array) -> Array:
-    return x * np.tanh(np.logaddexp(x, x.dtype.type(0)))
+    return np.asarray(x * np.tanh(np.logaddexp(x, x.dtype.type(0))))
 
 
 @mish.gradient

@@ -70,7 +70,7 @@ def div(a: Array, b: Array) -> Array:
     if np.result_type(a, b).kind not in "iu":
         return np.divide(a, b)
     quotient = np.floor_divide(a, b)
-    return quotient + ((np.remainder(a, b) != 0) & ((a < 0) != (b < 0))).astype(quotient.dtype)
+    return np.asarray(quotient + ((np.remainder(a, b) != 0) & ((a < 0) != (b < 0))).astype(quotient.dtype))
 
 
 @div.gradient

@@ -11,6 +11,7 @@ depthwise convolution adds up one shifted product per kernel tap.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from edgec.engine import primitives as p
@@ -22,6 +23,16 @@ from edgec.engine.tape import Node
 from edgec.engine.tensor import Tensor
 
 
+def _of_tap(tap: tuple[int, ...]) -> tuple[Any, ...]:
+    """Index of one tap in columns that still have their kernel axes."""
+    return (slice(None), slice(None), *tap)
+
+
+def _of_depthwise_tap(tap: tuple[int, ...]) -> tuple[Any, ...]:
+    """Index of one tap in a depthwise weight."""
+    return (slice(None), 0, *tap)
+
+
 def _columns(x: Array, window: Window, group: int) -> Array:
     """The windows as columns. Shape: (n, group, channels / group * taps, outputs)."""
     n, c = x.shape[:2]
@@ -29,8 +40,8 @@ def _columns(x: Array, window: Window, group: int) -> Array:
         return x.reshape(n, group, c // group, -1)
     padded = window.pad(x)
     columns = np.empty((n, c, *window.kernel, *window.output_shape), x.dtype)
-    for tap, slices in window.taps():
-        columns[(slice(None), slice(None), *tap)] = padded[(..., *slices)]
+    for tap, met_at in window.taps():
+        columns[_of_tap(tap)] = padded[met_at]
     return columns.reshape(n, group, c // group * int(np.prod(window.kernel)), -1)
 
 
@@ -40,11 +51,10 @@ def _from_columns(columns: Array, window: Window, channels: int) -> Array:
     if window.is_pointwise:
         return columns.reshape(n, channels, *window.input_shape)
     columns = columns.reshape(n, channels, *window.kernel, *window.output_shape)
-    spatial = [size + b + max(e, 0) for size, b, e in zip(window.input_shape, window.begins, window.ends, strict=True)]
-    padded = np.zeros((n, channels, *spatial), columns.dtype)
-    for tap, slices in window.taps():
-        padded[(..., *slices)] += columns[(slice(None), slice(None), *tap)]
-    return padded[(..., *(slice(b, b + size) for size, b in zip(window.input_shape, window.begins, strict=True)))]
+    padded = np.zeros((n, channels, *window.padded_shape), columns.dtype)
+    for tap, met_at in window.taps():
+        padded[met_at] += columns[_of_tap(tap)]
+    return np.asarray(padded[window.inner])
 
 
 def _is_depthwise(channels: int, w: Array, group: int) -> bool:
@@ -53,7 +63,7 @@ def _is_depthwise(channels: int, w: Array, group: int) -> bool:
 
 def _per_channel(w: Array, tap: tuple[int, ...]) -> Array:
     """One tap of a depthwise kernel, shaped to multiply (n, c, ...)."""
-    return w[(slice(None), 0, *tap)].reshape(-1, *(1,) * len(tap))
+    return np.reshape(w[_of_depthwise_tap(tap)], (-1, *(1,) * len(tap)))
 
 
 def _conv(x: Array, w: Array, window: Window, group: int) -> Array:
@@ -62,28 +72,24 @@ def _conv(x: Array, w: Array, window: Window, group: int) -> Array:
         padded = window.pad(x)
         y = np.zeros((n, c, *window.output_shape), x.dtype)
         product = np.empty_like(y)
-        for tap, slices in window.taps():
-            np.multiply(padded[(..., *slices)], _per_channel(w, tap), out=product)
+        for tap, met_at in window.taps():
+            np.multiply(padded[met_at], _per_channel(w, tap), out=product)
             y += product
         return y
     columns = _columns(x, window, group)
     weights = w.reshape(group, w.shape[0] // group, -1)
-    return np.matmul(weights, columns).reshape(n, w.shape[0], *window.output_shape)
+    return np.asarray(np.matmul(weights, columns).reshape(n, w.shape[0], *window.output_shape))
 
 
 def _conv_transpose(dy: Array, w: Array, window: Window, group: int) -> Array:
     n, channels = dy.shape[0], w.shape[1] * group
     if _is_depthwise(channels, w, group):
-        spatial = [
-            size + b + max(e, 0) for size, b, e in zip(window.input_shape, window.begins, window.ends, strict=True)
-        ]
-        padded = np.zeros((n, channels, *spatial), dy.dtype)
+        padded = np.zeros((n, channels, *window.padded_shape), dy.dtype)
         product = np.empty_like(dy)
-        for tap, slices in window.taps():
+        for tap, met_at in window.taps():
             np.multiply(dy, _per_channel(w, tap), out=product)
-            padded[(..., *slices)] += product
-        inner = (slice(b, b + size) for size, b in zip(window.input_shape, window.begins, strict=True))
-        return np.ascontiguousarray(padded[(..., *inner)])
+            padded[met_at] += product
+        return np.ascontiguousarray(padded[window.inner])
     weights = w.reshape(group, w.shape[0] // group, -1).swapaxes(1, 2)
     columns = np.matmul(weights, dy.reshape(n, group, w.shape[0] // group, -1))
     return np.ascontiguousarray(_from_columns(columns, window, channels))
@@ -94,16 +100,16 @@ def _conv_weight_grad(x: Array, dy: Array, window: Window, group: int) -> Array:
     outputs = dy.shape[1]
     if group > 1 and group == c == outputs:
         padded = window.pad(x)
-        dw = np.empty((c, 1, *window.kernel), x.dtype)
-        flat = dy.reshape(n, c, -1)
-        for tap, slices in window.taps():
-            met = padded[(..., *slices)].reshape(n, c, -1)
-            dw[(slice(None), 0, *tap)] = np.einsum("ncl,ncl->c", met, flat)
-        return dw
+        depthwise: Array = np.empty((c, 1, *window.kernel), x.dtype)
+        positions = dy.reshape(n, c, -1)
+        for tap, met_at in window.taps():
+            met = padded[met_at].reshape(n, c, -1)
+            depthwise[_of_depthwise_tap(tap)] = np.einsum("ncl,ncl->c", met, positions)
+        return depthwise
     columns = _columns(x, window, group)
     flat = dy.reshape(n, group, outputs // group, -1)
-    dw = np.matmul(flat, columns.swapaxes(2, 3)).sum(axis=0)
-    return dw.reshape(outputs, c // group, *window.kernel)
+    per_image = np.matmul(flat, columns.swapaxes(2, 3))
+    return np.asarray(per_image.sum(axis=0)).reshape(outputs, c // group, *window.kernel)
 
 
 def _geometry(window: Window) -> dict[str, object]:
@@ -154,7 +160,7 @@ def conv(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> Array:
-    """Shape: x (n, c, *spatial), w (m, c / group, *kernel), b (m); result (n, m, *outputs)."""
+    """Shape: x (n, c, *window.padded_shape), w (m, c / group, *kernel), b (m); result (n, m, *outputs)."""
     if x.shape[1] != w.shape[1] * group or w.shape[0] % group:
         raise ValueError(f"Conv: {x.shape[1]} channels do not fit weights of {w.shape} in {group} groups")
     y = _conv(x, w, resolve_window(x.shape[2:], w.shape[2:], strides, dilations, pads, auto_pad), group)
@@ -247,7 +253,7 @@ def conv_transpose(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> Array:
-    """Shape: x (n, c, *spatial), w (c, m / group, *kernel), b (m); result (n, m, *outputs)."""
+    """Shape: x (n, c, *window.padded_shape), w (c, m / group, *kernel), b (m); result (n, m, *outputs)."""
     if x.shape[1] != w.shape[0] or w.shape[0] % group:
         raise ValueError(f"ConvTranspose: {x.shape[1]} channels do not fit weights of {w.shape} in {group} groups")
     window = _transposed_window(x.shape, w.shape, auto_pad, dilations, output_padding, output_shape, pads, strides)
@@ -301,7 +307,7 @@ def conv_weight_grad(
 ) -> Array:
     """The gradient of Conv by its weights; pads are explicit.
 
-    Shape: x (n, c, *spatial), dy (n, m, *outputs); result (m, c / group, *kernel_shape).
+    Shape: x (n, c, *window.padded_shape), dy (n, m, *outputs); result (m, c / group, *kernel_shape).
     """
     return _conv_weight_grad(x, dy, _explicit_window(x.shape, dy.shape, kernel_shape, strides, dilations, pads), group)
 

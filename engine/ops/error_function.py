@@ -42,4 +42,4 @@ def erf_array(x: Array) -> Array:
     result = table[-1][nearest]
     for row in table[-2::-1]:
         result = result * distance + row[nearest]
-    return np.copysign(result, x)
+    return np.asarray(np.copysign(result, x))

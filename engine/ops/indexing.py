@@ -158,7 +158,7 @@ gather.samples = lambda: [
 
 @primitive("GatherElements", keeps_inputs=(1,))
 def gather_elements(x: Array, indices: Array, *, axis: int = 0) -> Array:
-    return x[_element_index(x.shape, indices, axis)]
+    return np.asarray(x[_element_index(x.shape, indices, axis)])
 
 
 def _element_index(shape: tuple[int, ...], indices: Array, axis: int) -> tuple[Any, ...]:
@@ -225,7 +225,7 @@ scatter_elements.samples = lambda: [
 
 @primitive("GatherND", keeps_inputs=(1,))
 def gather_nd(x: Array, indices: Array, *, batch_dims: int = 0) -> Array:
-    return x[_nd_index(indices, batch_dims)]
+    return np.asarray(x[_nd_index(indices, batch_dims)])
 
 
 def _nd_index(indices: Array, batch_dims: int = 0) -> tuple[Any, ...]:
@@ -286,7 +286,7 @@ def one_hot(indices: Array, depth: Array, values: Array, *, axis: int = -1) -> A
     count = int(depth.reshape(()))
     places = np.arange(count).reshape(-1, *(1,) * indices.ndim)
     hits = places == np.where(indices < 0, indices + count, indices)
-    return np.where(np.moveaxis(hits, 0, axis % (indices.ndim + 1)), values[1], values[0])
+    return np.asarray(np.where(np.moveaxis(hits, 0, axis % (indices.ndim + 1)), values[1], values[0]))
 
 
 @one_hot.gradient

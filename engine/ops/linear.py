@@ -13,7 +13,7 @@ from edgec.engine.tensor import Tensor
 
 @primitive("MatMul")
 def matmul(a: Array, b: Array) -> Array:
-    return np.matmul(a, b)
+    return np.asarray(np.matmul(a, b))
 
 
 @matmul.gradient

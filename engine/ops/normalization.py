@@ -125,7 +125,7 @@ batch_normalization.samples = lambda: [
 def instance_normalization(x: Array, scale: Array, bias: Array, *, epsilon: float = 1e-5) -> Array:
     mean, variance = _moments(x, range(2, x.ndim))
     factor = _per_channel_array(scale, x.ndim) / np.sqrt(variance + x.dtype.type(epsilon))
-    return (x - mean) * factor + _per_channel_array(bias, x.ndim)
+    return np.asarray((x - mean) * factor + _per_channel_array(bias, x.ndim))
 
 
 @instance_normalization.gradient
@@ -199,7 +199,7 @@ def lrn(x: Array, *, alpha: float = 0.0001, beta: float = 0.75, bias: float = 1.
     for offset in range(1, size):
         total += squares[:, offset : offset + channels]
     real = x.dtype.type
-    return x / (total * real(alpha / size) + real(bias)) ** real(beta)
+    return np.asarray(x / (total * real(alpha / size) + real(bias)) ** real(beta))
 
 
 @lrn.gradient

@@ -35,8 +35,8 @@ def max_pool(
     if output_count == 2:
         return _max_with_indices(padded, x.shape, window, bool(storage_order))
     best: Array | None = None
-    for _, slices in window.taps():
-        met = padded[(..., *slices)]
+    for _, met_at in window.taps():
+        met = padded[met_at]
         best = met.copy() if best is None else np.maximum(best, met, out=best)
     assert best is not None
     return (best,)
@@ -44,11 +44,11 @@ def max_pool(
 
 def _max_with_indices(padded: Array, shape: tuple[int, ...], window: Window, column_major: bool) -> tuple[Array, Array]:
     taps = list(window.taps())
-    best = padded[(..., *taps[0][1])].copy()
+    best = padded[taps[0][1]].copy()
     # Which tap won, in a small type: the loop is bound by memory.
     winner = np.zeros(best.shape, np.uint8 if len(taps) <= 256 else np.int32)
-    for number, (_, slices) in enumerate(taps[1:], 1):
-        met = padded[(..., *slices)]
+    for number, (_, met_at) in enumerate(taps[1:], 1):
+        met = padded[met_at]
         np.copyto(winner, winner.dtype.type(number), where=met > best)
         np.maximum(best, met, out=best)
     rank = len(window.kernel)
@@ -109,15 +109,14 @@ def _average_window(
     """The window, and by how many elements each output divides."""
     window = resolve_window(shape[2:], kernel, strides, dilations, pads, auto_pad, ceil_mode)
     declared = window.ends if auto_pad.startswith("SAME") else (pads or (0,) * 2 * len(kernel))[len(kernel) :]
-    size = [n + b + max(e, 0) for n, b, e in zip(window.input_shape, window.begins, window.ends, strict=True)]
-    counted = np.zeros(size, dtype)
+    counted = np.zeros(window.padded_shape, dtype)
     inner = []
     for n, begin, end in zip(window.input_shape, window.begins, declared, strict=True):
         inner.append(slice(0, begin + n + max(end, 0)) if count_include_pad else slice(begin, begin + n))
     counted[tuple(inner)] = 1
     total = np.zeros(window.output_shape, dtype)
-    for _, slices in window.taps():
-        total += counted[slices]
+    for _, met_at in window.taps():
+        total += counted[met_at]
     return window, total
 
 
@@ -138,8 +137,8 @@ def average_pool(
     )
     padded = window.pad(x)
     total = np.zeros((*x.shape[:2], *window.output_shape), x.dtype)
-    for _, slices in window.taps():
-        total += padded[(..., *slices)]
+    for _, met_at in window.taps():
+        total += padded[met_at]
     return np.divide(total, counts, out=total)
 
 
@@ -202,7 +201,7 @@ global_average_pool.samples = lambda: [Sample([normal(2, 3, 4, 5)]), Sample([nor
 
 @primitive("GlobalMaxPool", keeps_outputs=(0,))
 def global_max_pool(x: Array) -> Array:
-    return np.max(x, axis=tuple(range(2, x.ndim)), keepdims=True)
+    return np.asarray(np.max(x, axis=tuple(range(2, x.ndim)), keepdims=True))
 
 
 @global_max_pool.gradient

@@ -27,7 +27,7 @@ def _spread(parameter: Array, shape: tuple[int, ...], axis: int, block_size: int
 def _range_of(dtype: np.dtype[np.generic]) -> tuple[int, int]:
     if dtype.name in ("int4", "uint4"):
         return (-8, 7) if dtype.name == "int4" else (0, 15)
-    info = np.iinfo(dtype)
+    info = np.iinfo(dtype.name)
     return int(info.min), int(info.max)
 
 

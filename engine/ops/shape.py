@@ -315,7 +315,7 @@ constant.samples = lambda: [
 @primitive("Range", differentiable=False)
 def range_of(start: Array, limit: Array, delta: Array) -> Array:
     count = max(math.ceil((limit.item() - start.item()) / delta.item()), 0)
-    return (start + np.arange(count, dtype=start.dtype) * delta).astype(start.dtype)
+    return np.asarray((start + np.arange(count, dtype=start.dtype) * delta).astype(start.dtype))
 
 
 range_of.samples = lambda: [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from edgec.engine.arrays import Array
@@ -27,23 +28,35 @@ class Window:
     begins: tuple[int, ...]
     ends: tuple[int, ...]
 
+    @property
+    def padded_shape(self) -> tuple[int, ...]:
+        """The spatial shape with its padding; a negative end is an unreached tail and stays."""
+        return tuple(n + b + max(e, 0) for n, b, e in zip(self.input_shape, self.begins, self.ends, strict=True))
+
+    @property
+    def inner(self) -> tuple[Any, ...]:
+        """Index of the input within the padded array."""
+        return (..., *(slice(b, b + n) for n, b in zip(self.input_shape, self.begins, strict=True)))
+
     def pad(self, x: Array, value: float = 0.0) -> Array:
-        """`x` with its spatial axes padded; negative ends cut off what no window reaches."""
-        if not any(self.begins) and all(end <= 0 for end in self.ends):
+        """`x` with its spatial axes padded."""
+        if self.padded_shape == self.input_shape:
             return x
-        spatial = tuple(n + b + max(e, 0) for n, b, e in zip(self.input_shape, self.begins, self.ends, strict=True))
-        padded = np.full((*x.shape[:2], *spatial), value, x.dtype)
-        padded[(..., *(slice(b, b + n) for n, b in zip(self.input_shape, self.begins, strict=True)))] = x
+        padded = np.full((*x.shape[:2], *self.padded_shape), value, x.dtype)
+        padded[self.inner] = x
         return padded
 
-    def taps(self) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
-        """For each kernel element: its index, and the slices of the padded input it meets over all outputs."""
+    def taps(self) -> Iterator[tuple[tuple[int, ...], tuple[Any, ...]]]:
+        """For each kernel element: its position, and the index of what it meets in the padded array."""
         for tap in itertools.product(*map(range, self.kernel)):
             yield (
                 tap,
-                tuple(
-                    slice(k * d, k * d + (out - 1) * s + 1, s)
-                    for k, d, s, out in zip(tap, self.dilations, self.strides, self.output_shape, strict=True)
+                (
+                    ...,
+                    *(
+                        slice(k * d, k * d + (out - 1) * s + 1, s)
+                        for k, d, s, out in zip(tap, self.dilations, self.strides, self.output_shape, strict=True)
+                    ),
                 ),
             )
 
