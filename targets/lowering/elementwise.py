@@ -48,13 +48,12 @@ def emit_elementwise(
     out = node.outputs[0]
     out_shape = static_shape(out)
     kernel = name or node.op_type.lower()
-    if _stays_blocked(emitter, operands, out_shape, safe):
+    if _is_of_one_type([*operands, out]) and _stays_blocked(emitter, operands, out_shape, safe):
         exprs = [_blocked_operand(emitter, value, out_shape, fill) for value in operands]
         result = combine(emitter, function, exprs, kernel)
-        if dtype_of(result) == _blocked_dtype(emitter, operands):
-            emitter.set_blocked(out, result, layouts.image_shape(out_shape)[1])
-            return
-    exprs = [_scalar_constant(emitter, value) or emitter.plain(value) for value in operands]
+        emitter.set_blocked(out, result, layouts.image_shape(out_shape)[1])
+        return
+    exprs = [_plain_operand(emitter, value) for value in operands]
     result = combine(emitter, function, exprs, kernel)
     emitter.set_plain(out, emitter.reshape(result, out_shape))
 
@@ -91,11 +90,21 @@ def _broadcast(tensor: te.Tensor, shape: list[int], indices: Sequence[tirx.Var])
 
 
 def _scalar_constant(emitter: Emitter, value: ir.Value) -> tirx.Expr | None:
-    """A constant of one element as an immediate of the kernel, unless its rank could raise the result's."""
+    """A constant of one element as an immediate of the kernel."""
     constant = emitter.constant(value)
     if constant is None or constant.size != 1:
         return None
     return tirx.const(constant.reshape(()).item(), constant.dtype.name)
+
+
+def _plain_operand(emitter: Emitter, value: ir.Value) -> relax.Expr:
+    scalar = _scalar_constant(emitter, value)
+    return emitter.plain(value) if scalar is None else scalar
+
+
+def _is_of_one_type(values: Sequence[ir.Value]) -> bool:
+    """The number of lanes depends on the type, so tensors of two types have different blocks."""
+    return len({value.dtype for value in values}) == 1
 
 
 def _stays_blocked(emitter: Emitter, operands: Sequence[ir.Value], out_shape: list[int], safe: bool) -> bool:
@@ -114,12 +123,6 @@ def _stays_blocked(emitter: Emitter, operands: Sequence[ir.Value], out_shape: li
                 return False
             has_blocked = True
     return has_blocked
-
-
-def _blocked_dtype(emitter: Emitter, operands: Sequence[ir.Value]) -> str:
-    """The one type of all operands, else none: the number of lanes depends on the type."""
-    types = {dtype_of(emitter.blocked(v).var) for v in operands if emitter.is_blocked(v)}
-    return types.pop() if len(types) == 1 else "mixed"
 
 
 def _blocked_operand(emitter: Emitter, value: ir.Value, out_shape: list[int], fill: float) -> relax.Expr:
@@ -244,6 +247,12 @@ _POWERS: dict[float, Callable[[tirx.Expr], tirx.Expr]] = {
 }
 
 
+def _equal(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    if str(a.ty.dtype) == "bool":  # TVM 0.27 compares booleans as floats, which LLVM rejects
+        a, b = a.astype("int8"), b.astype("int8")
+    return a == b
+
+
 _BINARY: dict[str, Scalar] = {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
@@ -251,14 +260,14 @@ _BINARY: dict[str, Scalar] = {
     "Max": tirx.max,
     "Min": tirx.min,
     "Sum": lambda a, b: a + b,
-    "Equal": lambda a, b: a == b,
+    "Equal": _equal,
     "Greater": lambda a, b: a > b,
     "Less": lambda a, b: a < b,
     "GreaterOrEqual": lambda a, b: a >= b,
     "LessOrEqual": lambda a, b: a <= b,
     "And": tirx.all,
     "Or": tirx.any,
-    "Xor": lambda a, b: a != b,
+    "Xor": lambda a, b: tirx.any(tirx.all(a, tirx.Not(b)), tirx.all(tirx.Not(a), b)),
 }
 
 
@@ -292,10 +301,16 @@ def pow(emitter: Emitter, node: ir.Node) -> None:
 def mod(emitter: Emitter, node: ir.Node) -> None:
     """The sign of the divisor for integers, that of the dividend with fmod=1 (the only choice for floats)."""
     if node.inputs[0].dtype.is_floating_point():
-        function: Scalar = tirx.fmod
+        function: Scalar = _float_mod
     else:
         function = tirx.truncmod if integer(node, "fmod", 0) else tirx.floormod
     emit_elementwise(emitter, node, node.inputs, function, safe=False, name="map_mod")
+
+
+def _float_mod(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """The function of libm by name: TVM 0.27 cannot lower its own fmod to LLVM."""
+    result = tirx.call_pure_extern("float32", "fmodf", a.astype("float32"), b.astype("float32"))
+    return result.astype(str(a.ty.dtype))
 
 
 @lowers("Where")

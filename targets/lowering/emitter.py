@@ -167,7 +167,13 @@ class Emitter:
     ) -> relax.Expr:
         """Emit a kernel defined by a tensor expression; ``fusion`` where TVM's own analysis is too careful."""
         attributes = {} if fusion is None else {"primfunc_attrs": {"op_pattern": int(fusion)}}
-        return self.builder.emit_te(function, *args, primfunc_name_hint=name or function.__name__, **attributes)
+        tensors = [arg for arg in args if isinstance(arg, relax.Expr)]
+
+        def kernel(*placeholders: te.Tensor) -> te.Tensor:
+            remaining = iter(placeholders)  # emit_te passes on tensors; the settings are ours
+            return function(*(next(remaining) if isinstance(arg, relax.Expr) else arg for arg in args))
+
+        return self.builder.emit_te(kernel, *tensors, primfunc_name_hint=name or function.__name__, **attributes)
 
     def set_plain(self, value: ir.Value, expr: relax.Expr) -> None:
         self._plain[_name(value)] = expr

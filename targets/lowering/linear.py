@@ -40,7 +40,7 @@ def matmul(emitter: Emitter, node: ir.Node) -> None:
 
 @lowers("Gemm")
 def gemm(emitter: Emitter, node: ir.Node) -> None:
-    """alpha * A' * B' + beta * C; alpha goes into a constant B, beta into a constant C."""  # noqa: D403
+    """A product with alpha and a sum with beta: alpha goes into constant weights, beta into a constant bias."""
     alpha, beta = number(node, "alpha", 1.0), number(node, "beta", 1.0)
     x = emitter.plain(node.inputs[0])
     if integer(node, "transA", 0):

@@ -11,7 +11,7 @@ from tvm import relax, te, tirx
 
 from edgec.targets.lowering import scalars
 from edgec.targets.lowering.attributes import integer
-from edgec.targets.lowering.elementwise import combine
+from edgec.targets.lowering.elementwise import combine, emit_map
 from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_of, lowers, shape_of, static_shape
 from edgec.targets.lowering.pooling import emit_global_pool
 from edgec.targets.lowering.scalars import Scalar
@@ -49,15 +49,16 @@ def reduce(emitter: Emitter, node: ir.Node) -> None:
     """Reductions over the spatial axes alone are global pools and stay blocked."""
     shape = static_shape(node.inputs[0])
     axes = emitter.integers(node, 1) or []
-    if not axes and integer(node, "noop_with_empty_axes", 0):
-        emitter.alias(node.outputs[0], node.inputs[0])
+    kind = _REDUCTIONS[node.op_type]
+    if not axes and integer(node, "noop_with_empty_axes", 0):  # each element is reduced for itself
+        before, after = kind.before or (lambda x: x), kind.after or (lambda s, _: s)
+        emit_map(emitter, node, lambda x: after(before(x), 1))
         return
     axes = sorted(axis % len(shape) for axis in axes) if axes else list(range(len(shape)))
     pools = {"ReduceMean": "sum", "ReduceMax": "max"}
     if emitter.is_blocked(node.inputs[0]) and axes == [2, 3] and node.op_type in pools and integer(node, "keepdims", 1):
         emit_global_pool(emitter, node, pools[node.op_type])
         return
-    kind = _REDUCTIONS[node.op_type]
     result = emit_reduction(emitter, emitter.plain(node.inputs[0]), axes, kind.combine, kind.before, node.op_type)
     if kind.after is not None:
         count, after = int(np.prod([shape[axis] for axis in axes])), kind.after

@@ -1,0 +1,164 @@
+"""Each lowering against ONNX Runtime, in the layouts and shapes that choose its branches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+tvm = pytest.importorskip("tvm")
+
+from tvm import relax  # noqa: E402
+
+from edgec.errors import UnsupportedError  # noqa: E402
+from edgec.targets.lowering import LOWERINGS, Emitter, fuse  # noqa: E402
+from edgec.targets.profile import load_profile  # noqa: E402
+
+from tests.targets.lowering_cases import CASES, Case, Constant, Image  # noqa: E402
+
+PROFILE = load_profile("x86-64-v3")  # 8 float32 lanes
+
+
+@dataclass
+class Built:
+    """A model of several nodes that have nothing in common, and what to feed it."""
+
+    model: ir.Model
+    inputs: dict[str, NDArray[Any]]
+
+
+def build(cases: list[Case]) -> Built:
+    """One model out of all cases of an operator: compiling once is what makes this file fast."""
+    rng = np.random.default_rng(0)
+    nodes, initializers, feeds = [], [], {}
+    outputs = []
+    for number, case in enumerate(cases):
+        names = []
+        for position, value in enumerate(case.inputs):
+            name = "" if value is None else f"c{number}_{position}"
+            if isinstance(value, Constant):
+                initializers.append(numpy_helper.from_array(value.array, name))
+            elif isinstance(value, Image):
+                batch, channels, *spatial = value.shape
+                low = 0.1 if value.positive else -1.0
+                feeds[f"{name}_in"] = rng.uniform(0, 1, (batch, 3, *spatial)).astype(np.float32)
+                weights = rng.uniform(low, 1, (channels, 3, *[1] * len(spatial))).astype(np.float32)
+                initializers.append(numpy_helper.from_array(weights, f"{name}_w"))
+                nodes.append(helper.make_node("Conv", [f"{name}_in", f"{name}_w"], [name]))
+            elif value is not None:
+                feeds[name] = value
+            names.append(name)
+        results = [f"out{number}_{i}" for i in range(case.outputs)]
+        nodes.append(helper.make_node(case.op_type, names, results, name=f"node{number}", **case.attributes))
+        outputs += [helper.make_empty_tensor_value_info(result) for result in results]
+    return Built(_finish(nodes, feeds, outputs, initializers), feeds)
+
+
+def _finish(nodes: list[Any], feeds: dict[str, NDArray[Any]], outputs: list[Any], initializers: list[Any]) -> ir.Model:
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in feeds.items()
+    ]
+    graph = helper.make_graph(nodes, "cases", inputs, outputs, initializers)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
+
+
+def lower(model: ir.Model) -> tvm.IRModule:
+    return fuse(Emitter(PROFILE).emit_graph(model.graph))
+
+
+def run(model: ir.Model, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Compile the fused kernels without any schedule and run them in TVM's virtual machine."""
+    executable = tvm.compile(lower(model), "llvm")
+    machine = relax.VirtualMachine(executable, tvm.cpu())
+    feeds = [tvm.runtime.tensor(inputs[value.name]) for value in model.graph.inputs]
+    results = machine["main"](*feeds)
+    return {value.name: result.numpy() for value, result in zip(model.graph.outputs, results, strict=True)}
+
+
+def kernels(model: ir.Model) -> list[str]:
+    """Names of the kernels, without their numbers."""
+    names = (variable.name_hint for variable in lower(model).functions)
+    return sorted(name.rstrip("0123456789") for name in names if name != "main")
+
+
+@pytest.mark.parametrize("op_type", sorted(CASES))
+def test_equals_onnxruntime(
+    op_type: str, run_onnxruntime: Callable[..., Any], assert_close: Callable[..., None]
+) -> None:
+    built = build(CASES[op_type])
+    expected = run_onnxruntime(built.model, built.inputs)
+    actual = run(built.model, built.inputs)
+    assert expected.keys() == actual.keys()
+    failures = []
+    for name, reference in expected.items():
+        case = CASES[op_type][int(name[3:].split("_")[0])]
+        try:
+            assert_close(actual[name], reference)
+        except AssertionError as err:
+            failures.append(f"{case}: {err}")
+    assert not failures, "\n".join(failures)
+
+
+def test_every_lowering_has_a_case() -> None:
+    assert set(CASES) == set(LOWERINGS)
+
+
+def test_what_follows_a_convolution_stays_blocked() -> None:
+    """A chain of operators that keep channels apart needs one conversion, at its end."""
+    w = np.ones((20, 3, 3, 3), np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Sigmoid", ["a"], ["b"]),
+        helper.make_node("Mul", ["a", "b"], ["c"]),
+        helper.make_node("MaxPool", ["c"], ["d"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["d"], ["e"]),
+        helper.make_node("Mul", ["d", "e"], ["f"]),
+        helper.make_node("Concat", ["f", "d"], ["y"], axis=1),
+    ]
+    initializers = [numpy_helper.from_array(w, "w")]
+    feeds = {"x": np.ones((1, 3, 8, 8), np.float32)}
+    model = _finish(nodes, feeds, [helper.make_empty_tensor_value_info("y")], initializers)
+    assert sum("block" in name for name in kernels(model)) == 1
+
+
+@pytest.mark.parametrize("op_type", ["Relu", "Softmax", "Exp", "Gelu", "MaxPool", "MatMul", "Conv", "Add"])
+def test_float16_is_emitted(op_type: str) -> None:
+    case = next(c for c in CASES[op_type] if not any(isinstance(v, Image) for v in c.inputs))
+    halves = [
+        Constant(v.array.astype(np.float16)) if isinstance(v, Constant) else None if v is None else v.astype(np.float16)
+        for v in case.inputs
+    ]
+    assert kernels(build([Case(case.op_type, halves, case.attributes)]).model)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (Case("MaxPool", [np.zeros((1, 2, 4, 4, 4), np.float32)], {"kernel_shape": [2, 2, 2]}), "has 3 spatial axes"),
+        (Case("Conv", [np.zeros((1, 2, 4, 4), np.float32), np.zeros((2, 2, 1, 1), np.float32)], {}), "input 1"),
+        (Case("Det", [np.eye(3, dtype=np.float32)], {}), "operator Det is not supported"),
+    ],
+)
+def test_refusals_say_why(case: Case, message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        lower(build([case]).model)
+
+
+def test_real_models_are_emitted(model_name: str, real_model: Callable[[str], ir.Model]) -> None:
+    """Every model of the data folder becomes kernels, few of which only convert between layouts."""
+    from edgec.passes import simplify
+
+    model, _ = simplify(real_model(model_name).clone())
+    names = kernels(model)
+    assert names
+    conversions = [name for name in names if name in ("block", "unblock")]
+    assert len(conversions) <= len(names) / 4
