@@ -20,10 +20,11 @@ from edgec.engine.check_grads import check_grads
 from edgec.engine.creation import *  # noqa: F403
 from edgec.engine.errors import GradientError, StateDictError, TraceError
 from edgec.engine.functions import *  # noqa: F403
+from edgec.engine.modes import enable_grad, is_grad_enabled, no_grad
 from edgec.engine.random import seed
 from edgec.engine.recording import RecordedNode, Recording, record
 from edgec.engine.registry import PRIMITIVES, Primitive, apply
-from edgec.engine.tape import backward, enable_grad, grad, is_grad_enabled, no_grad
+from edgec.engine.tape import backward, grad
 from edgec.engine.tensor import Parameter, Tensor, tensor, to_tensor
 
 __all__ = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from edgec.engine import modes, tape
 from edgec.engine import primitives as p
-from edgec.engine import tape
 
 if TYPE_CHECKING:
     from edgec.engine.tensor import Tensor
@@ -22,7 +22,7 @@ def differentiate_definition(
     It costs another forward pass, so it is for operators that are not worth a rule of their own. The definition must
     use its arguments, not `call.input`.
     """
-    create_graph = tape.is_grad_enabled()
+    create_graph = modes.is_grad_enabled()
     inputs: list[Tensor | None] = []
     for index in range(call.input_count):
         given = call.input(index) if call.has(index) else None
@@ -30,7 +30,7 @@ def differentiate_definition(
             # A fresh tensor is where the inner pass stops; an Identity keeps it connected when that is wanted.
             given = given.clone() if create_graph else p.detach(given).requires_grad_()
         inputs.append(given)
-    with tape.enable_grad():
+    with modes.enable_grad():
         made = define(*inputs)
         outputs = list(made) if isinstance(made, Sequence) else [made]
         pairs = [

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgec.engine import primitives as p
+from edgec.engine.promotion import same_dtype
 from edgec.engine.registry import apply
-from edgec.engine.tensor import Axes, Tensor, TensorLike, same_dtype
+from edgec.engine.tensor import Axes, Tensor, TensorLike
 
 __all__ = [
     "abs", "cat", "clip", "concat", "cos", "exp", "gather", "log", "logsumexp", "matmul", "max", "maximum", "mean",

@@ -28,6 +28,7 @@ import numpy as np
 from edgec.engine import recording as recordings
 from edgec.engine import tape
 from edgec.engine.arrays import Array
+from edgec.engine.modes import is_grad_enabled
 
 from edgec.errors import UnsupportedError
 
@@ -181,7 +182,7 @@ def apply(
         raise ValueError(f"{op_type} has {len(results)} outputs, {outputs} were asked for")
     node = None
     wants_gradient = any(tensor is not None and tensor.requires_grad for tensor in inputs)
-    if wants_gradient and made_by.differentiable and tape.is_grad_enabled():
+    if wants_gradient and made_by.differentiable and is_grad_enabled():
         node = tape.Node(made_by, inputs, attributes, results)
     made = tuple(tensors.wrap(np.asarray(results[index]), node, index) for index in range(outputs))
     if node is not None:

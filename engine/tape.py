@@ -10,35 +10,24 @@ own and the result can be differentiated again, to any order.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import operator
-import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, overload
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, overload
 
 import edgec.engine.tensor as tensors
 import numpy as np
 from edgec.engine.arrays import Array, is_float
 from edgec.engine.errors import GradientError
+from edgec.engine.modes import GradMode
 
 if TYPE_CHECKING:
     from edgec.engine.registry import Primitive
     from edgec.engine.tensor import Tensor
 
-__all__ = ["Node", "backward", "enable_grad", "grad", "is_grad_enabled", "no_grad"]
+__all__ = ["Node", "backward", "grad"]
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-class _State(threading.local):
-    grad_enabled: bool = True
-
-
-_state = _State()
 _numbers = itertools.count()
 
 # Where a gradient goes: to an output of a node, or to a leaf tensor (index 0).
@@ -156,54 +145,6 @@ def edge_of(tensor: Tensor) -> Edge:
     return (tensor, 0) if tensor.node is None else (tensor.node, tensor.node_output)
 
 
-class _GradMode:
-    """Context manager and decorator that switches the noting of calls on or off."""
-
-    def __init__(self, enabled: bool) -> None:
-        self._enabled = enabled
-        self._before: list[bool] = []
-
-    def __enter__(self) -> None:
-        self._before.append(_state.grad_enabled)
-        _state.grad_enabled = self._enabled
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        _state.grad_enabled = self._before.pop()
-
-    def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
-        @functools.wraps(function)
-        def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            with _GradMode(self._enabled):
-                return function(*args, **kwargs)
-
-        return wrapped
-
-
-@overload
-def no_grad() -> _GradMode: ...
-@overload
-def no_grad(function: Callable[_P, _R]) -> Callable[_P, _R]: ...
-def no_grad(function: Callable[_P, _R] | None = None) -> _GradMode | Callable[_P, _R]:
-    """Calls inside are not noted, as a block or as a decorator, with or without parentheses."""
-    return _GradMode(False) if function is None else _GradMode(False)(function)
-
-
-@overload
-def enable_grad() -> _GradMode: ...
-@overload
-def enable_grad(function: Callable[_P, _R]) -> Callable[_P, _R]: ...
-def enable_grad(function: Callable[_P, _R] | None = None) -> _GradMode | Callable[_P, _R]:
-    """The opposite of `no_grad`, for a block inside one."""
-    return _GradMode(True) if function is None else _GradMode(True)(function)
-
-
-def is_grad_enabled() -> bool:
-    """Whether this thread notes calls for a reverse pass."""
-    return _state.grad_enabled
-
-
 def backward(
     outputs: Tensor | Sequence[Tensor],
     grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
@@ -226,7 +167,7 @@ def backward(
     leaves: dict[int, Tensor] = {}
     sums = _reverse(roots, None, leaves, create_graph, create_graph if retain_graph is None else retain_graph)
     given: set[int] = set()
-    with _GradMode(create_graph):
+    with GradMode(create_graph):
         for leaf in leaves.values():
             total = sums.get((id(leaf), 0))
             if total is None:
@@ -366,7 +307,7 @@ def _reverse(
         for node in nodes:
             node.wanted = [edge is not None for edge in node.edges]
     sums: dict[tuple[int, int], Tensor] = {}
-    with _GradMode(create_graph):
+    with GradMode(create_graph):
         for output, weight in roots:
             target, index = edge_of(output)
             _add(sums, (id(target), index), weight)

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from edgec.engine import indexing, recording, tape
+from edgec.engine import indexing, promotion, recording, tape
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array, DTypeLike, is_float
 
 if TYPE_CHECKING:
     from edgec.engine.indexing import Index
 
-__all__ = ["Parameter", "Scalar", "Tensor", "TensorLike", "same_dtype", "tensor", "to_tensor"]
+__all__ = ["Parameter", "Scalar", "Tensor", "TensorLike", "tensor", "to_tensor"]
 
 Scalar: TypeAlias = "bool | int | float | np.generic"
 Axes: TypeAlias = "int | Sequence[int] | None"
@@ -176,49 +176,49 @@ class Tensor:
     # --- operators ---
 
     def __add__(self, other: TensorLike) -> Tensor:
-        return p.add(*same_dtype(self, other))
+        return p.add(*promotion.same_dtype(self, other))
 
     def __radd__(self, other: TensorLike) -> Tensor:
-        return p.add(*reversed(same_dtype(self, other)))
+        return p.add(*reversed(promotion.same_dtype(self, other)))
 
     def __sub__(self, other: TensorLike) -> Tensor:
-        return p.sub(*same_dtype(self, other))
+        return p.sub(*promotion.same_dtype(self, other))
 
     def __rsub__(self, other: TensorLike) -> Tensor:
-        return p.sub(*reversed(same_dtype(self, other)))
+        return p.sub(*reversed(promotion.same_dtype(self, other)))
 
     def __mul__(self, other: TensorLike) -> Tensor:
-        return p.mul(*same_dtype(self, other))
+        return p.mul(*promotion.same_dtype(self, other))
 
     def __rmul__(self, other: TensorLike) -> Tensor:
-        return p.mul(*reversed(same_dtype(self, other)))
+        return p.mul(*reversed(promotion.same_dtype(self, other)))
 
     def __truediv__(self, other: TensorLike) -> Tensor:
-        return p.div(*map(_floating, same_dtype(self, other)))
+        return p.div(*map(promotion.floating, promotion.same_dtype(self, other)))
 
     def __rtruediv__(self, other: TensorLike) -> Tensor:
-        return p.div(*map(_floating, reversed(same_dtype(self, other))))
+        return p.div(*map(promotion.floating, reversed(promotion.same_dtype(self, other))))
 
     def __floordiv__(self, other: TensorLike) -> Tensor:
-        return _floor_divide(*same_dtype(self, other))
+        return promotion.floor_divide(*promotion.same_dtype(self, other))
 
     def __rfloordiv__(self, other: TensorLike) -> Tensor:
-        return _floor_divide(*reversed(same_dtype(self, other)))
+        return promotion.floor_divide(*reversed(promotion.same_dtype(self, other)))
 
     def __mod__(self, other: TensorLike) -> Tensor:
-        return _modulo(*same_dtype(self, other))
+        return promotion.modulo(*promotion.same_dtype(self, other))
 
     def __pow__(self, other: TensorLike) -> Tensor:
-        return p.power(*same_dtype(self, other))
+        return p.power(*promotion.same_dtype(self, other))
 
     def __rpow__(self, other: TensorLike) -> Tensor:
-        return p.power(*reversed(same_dtype(self, other)))
+        return p.power(*reversed(promotion.same_dtype(self, other)))
 
     def __matmul__(self, other: Tensor | Array) -> Tensor:
-        return p.matmul(*same_dtype(self, other))
+        return p.matmul(*promotion.same_dtype(self, other))
 
     def __rmatmul__(self, other: Array) -> Tensor:
-        return p.matmul(*reversed(same_dtype(self, other)))
+        return p.matmul(*reversed(promotion.same_dtype(self, other)))
 
     def __neg__(self) -> Tensor:
         return p.call("Neg", self)
@@ -230,31 +230,31 @@ class Tensor:
         return p.call("Not", self)
 
     def __and__(self, other: TensorLike) -> Tensor:
-        return p.call("And", *same_dtype(self, other))
+        return p.call("And", *promotion.same_dtype(self, other))
 
     def __or__(self, other: TensorLike) -> Tensor:
-        return p.call("Or", *same_dtype(self, other))
+        return p.call("Or", *promotion.same_dtype(self, other))
 
     def __xor__(self, other: TensorLike) -> Tensor:
-        return p.call("Xor", *same_dtype(self, other))
+        return p.call("Xor", *promotion.same_dtype(self, other))
 
     def __eq__(self, other: TensorLike) -> Tensor:  # type: ignore[override]
-        return p.equal(*same_dtype(self, other))
+        return p.equal(*promotion.same_dtype(self, other))
 
     def __ne__(self, other: TensorLike) -> Tensor:  # type: ignore[override]
-        return p.call("Not", p.equal(*same_dtype(self, other)))
+        return p.call("Not", p.equal(*promotion.same_dtype(self, other)))
 
     def __lt__(self, other: TensorLike) -> Tensor:
-        return p.call("Less", *same_dtype(self, other))
+        return p.call("Less", *promotion.same_dtype(self, other))
 
     def __le__(self, other: TensorLike) -> Tensor:
-        return p.call("LessOrEqual", *same_dtype(self, other))
+        return p.call("LessOrEqual", *promotion.same_dtype(self, other))
 
     def __gt__(self, other: TensorLike) -> Tensor:
-        return p.call("Greater", *same_dtype(self, other))
+        return p.call("Greater", *promotion.same_dtype(self, other))
 
     def __ge__(self, other: TensorLike) -> Tensor:
-        return p.call("GreaterOrEqual", *same_dtype(self, other))
+        return p.call("GreaterOrEqual", *promotion.same_dtype(self, other))
 
     __hash__ = object.__hash__
 
@@ -427,48 +427,6 @@ def tensor(data: object, dtype: DTypeLike | None = None, requires_grad: bool = F
 def to_tensor(data: object, dtype: DTypeLike | None = None, stop_gradient: bool = True) -> Tensor:
     """`tensor` under Paddle's name."""
     return tensor(data, dtype, requires_grad=not stop_gradient)
-
-
-def same_dtype(self: Tensor, other: TensorLike) -> tuple[Tensor, Tensor]:
-    """Both operands in one dtype; a Python number takes the tensor's, unless it is a float beside integers."""
-    if not isinstance(other, Tensor):
-        if isinstance(other, np.ndarray):
-            other = Tensor(other)
-        elif isinstance(other, bool | int | np.integer | np.bool_) and self.dtype.kind != "b":
-            return self, Tensor(np.asarray(other, self.dtype))
-        elif isinstance(other, float | np.floating):
-            kept = self.dtype if is_float(self.dtype) else _FLOAT
-            return p.cast(self, kept), Tensor(np.asarray(other, kept))
-        elif isinstance(other, bool | int | np.integer | np.bool_):
-            other = Tensor(np.asarray(other))
-        else:
-            raise TypeError(f"cannot combine a tensor with {type(other).__name__}")
-    if self.dtype == other.dtype:
-        return self, other
-    common = _common_dtype(self.dtype, other.dtype)
-    return p.cast(self, common), p.cast(other, common)
-
-
-def _common_dtype(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
-    """A floating dtype wins over an integer one, whatever their sizes; else NumPy's rule."""
-    if is_float(a) != is_float(b):
-        return a if is_float(a) else b
-    return np.promote_types(a, b)
-
-
-def _floating(x: Tensor) -> Tensor:
-    return x if is_float(x.dtype) else p.cast(x, _FLOAT)
-
-
-def _floor_divide(a: Tensor, b: Tensor) -> Tensor:
-    if is_float(a.dtype):
-        return p.call("Floor", p.div(a, b))
-    return p.div(p.sub(a, p.call("Mod", a, b)), b)
-
-
-def _modulo(a: Tensor, b: Tensor) -> Tensor:
-    # ONNX Mod without fmod is for integers only, and fmod takes the sign of the dividend, unlike Python.
-    return a - p.mul(p.call("Floor", p.div(a, b)), b) if is_float(a.dtype) else p.call("Mod", a, b)
 
 
 def _axes(axis: Axes) -> list[int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgec.engine import functional as F  # noqa: N812 - the field's name for it
-from edgec.engine.functional import Reduction
+from edgec.engine.losses import Reduction
 from edgec.engine.nn.module import Module
 from edgec.engine.tensor import Tensor
 
