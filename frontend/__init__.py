@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edgec.frontend.executor import execute, execute_tensors
+from edgec.frontend.executor import execute, execute_tensors, parameters_of
 from edgec.frontend.importer import import_model
 from edgec.frontend.support import check_operators
 from edgec.frontend.tracer import trace
 
-__all__ = ["check_operators", "execute", "execute_tensors", "import_model", "trace"]
+__all__ = ["check_operators", "execute", "execute_tensors", "import_model", "parameters_of", "trace"]

@@ -10,13 +10,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgec.engine import Tensor, to_tensor
+from edgec.engine import Parameter, Tensor, to_tensor
 from edgec.engine.registry import PRIMITIVES, apply
 from edgec.errors import EdgecError
 from edgec.frontend.attributes import attributes_of
 from edgec.frontend.support import check_operators
 
-__all__ = ["Array", "Hook", "execute", "execute_tensors", "run_node"]
+__all__ = ["Array", "Hook", "execute", "execute_tensors", "parameters_of", "run_node"]
 
 Array: TypeAlias = NDArray[np.generic]
 Hook: TypeAlias = Callable[[str, Array], None]
@@ -66,13 +66,25 @@ def execute_tensors(
         model: A model at opset 22.
         inputs: By input name.
         initializers: Tensors that take the place of the model's own initializers, by name; with Parameters here
-            an imported graph can be trained.
+            an imported graph can be trained (`parameters_of` makes them).
         outputs: Names of the values wanted instead of the graph's outputs.
 
     Raises:
         EdgecError: As `execute`, and for a name that is no initializer or has another shape.
     """
     return _run(model, inputs, initializers or {}, outputs, None)
+
+
+def parameters_of(model: ir.Model) -> dict[str, Parameter]:
+    """Returns the floating-point initializers of ``model`` as Parameters, by name, for `execute_tensors`.
+
+    They are copies: training them leaves the model as it is.
+    """
+    return {
+        name: Parameter(np.array(value.const_value.numpy()))
+        for name, value in model.graph.initializers.items()
+        if name is not None and value.const_value is not None and value.const_value.dtype.is_floating_point()
+    }
 
 
 def run_node(node: ir.Node, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
