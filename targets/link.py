@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,14 @@ from edgec.targets.profile import Profile
 __all__ = ["Artifact", "link"]
 
 _FLAGS = ["-std=gnu11", "-O2", "-g0", "-fvisibility=hidden", "-fno-sanitize=all", "-Wall", "-Wextra", "-Werror"]
+
+
+# zig's cache knows the working directory: from a new one it would build the C library again (a minute). All paths
+# given to it are absolute.
+_WORKING_DIRECTORY = Path(__file__).anchor
+
+# TVM's kernels have helpers with default visibility, which would become exports of the shared library.
+_EXPORTS = "{ global: edgec_*; local: *; };\n"
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profil
         objects: Object files of the kernels.
         params: Parameters; embedded in the runner, and given to the libraries as a file or pointer.
         profile: The target.
-        folder: Existing folder; receives the files and a ``build`` folder with the intermediate ones.
+        folder: Existing folder, absolute; receives the files and a ``build`` folder with the intermediate ones.
     """
     runtime = Path(str(resources.files("edgec.targets.runtime")))
     build = folder / "build"
@@ -60,7 +67,10 @@ def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profil
     kernels = [str(path) for path in objects]
 
     def shared_library() -> None:
+        exports = build / "exports.map"
+        exports.write_text(_EXPORTS)
         flags = ["-target", library_target, *_FLAGS, "-fPIC", "-shared", "-s", "-Wl,-soname," + library.name]
+        flags.append(f"-Wl,--version-script={exports}")
         _zig(["cc", *flags, *include, *map(str, [source, *core]), *kernels, "-lm", "-lpthread", "-o", str(library)])
 
     def runner_executable() -> None:
@@ -107,7 +117,7 @@ def _zig(arguments: list[str]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "ZIG_PROGRESS": "0"},
+        cwd=_WORKING_DIRECTORY,
     )
     if result.returncode != 0:
         raise EdgecError(
