@@ -38,8 +38,8 @@ class Module:
     # What forward takes and gives is the subclass's own business.
     forward: Callable[..., Tensor]
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        return self.forward(*inputs)
+    def __call__(self, *inputs: Tensor, **options: object) -> Tensor:
+        return self.forward(*inputs, **options)
 
     # --- the tree ---
 

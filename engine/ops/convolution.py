@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
+from edgec.engine.ops.products import product as matrix_product
 from edgec.engine.ops.windows import Window, resolve_window
 from edgec.engine.registry import Gradients, Sample, apply, primitive
 from edgec.engine.samples import normal
@@ -78,7 +79,7 @@ def _conv(x: Array, w: Array, window: Window, group: int) -> Array:
         return y
     columns = _columns(x, window, group)
     weights = w.reshape(group, w.shape[0] // group, -1)
-    return np.asarray(np.matmul(weights, columns).reshape(n, w.shape[0], *window.output_shape))
+    return np.asarray(matrix_product(weights, columns).reshape(n, w.shape[0], *window.output_shape))
 
 
 def _conv_transpose(dy: Array, w: Array, window: Window, group: int) -> Array:
@@ -91,7 +92,7 @@ def _conv_transpose(dy: Array, w: Array, window: Window, group: int) -> Array:
             padded[met_at] += product
         return np.ascontiguousarray(padded[window.inner])
     weights = w.reshape(group, w.shape[0] // group, -1).swapaxes(1, 2)
-    columns = np.matmul(weights, dy.reshape(n, group, w.shape[0] // group, -1))
+    columns = matrix_product(weights, dy.reshape(n, group, w.shape[0] // group, -1))
     return np.ascontiguousarray(_from_columns(columns, window, channels))
 
 
@@ -108,7 +109,7 @@ def _conv_weight_grad(x: Array, dy: Array, window: Window, group: int) -> Array:
         return depthwise
     columns = _columns(x, window, group)
     flat = dy.reshape(n, group, outputs // group, -1)
-    per_image = np.matmul(flat, columns.swapaxes(2, 3))
+    per_image = matrix_product(flat, columns.swapaxes(2, 3))
     return np.asarray(per_image.sum(axis=0)).reshape(outputs, c // group, *window.kernel)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
+from edgec.engine.ops.products import product as matrix_product
 from edgec.engine.registry import Gradients, Sample, primitive
 from edgec.engine.samples import normal
 from edgec.engine.tape import Node
@@ -13,7 +13,7 @@ from edgec.engine.tensor import Tensor
 
 @primitive("MatMul")
 def matmul(a: Array, b: Array) -> Array:
-    return np.asarray(np.matmul(a, b))
+    return matrix_product(a, b)
 
 
 @matmul.gradient
@@ -56,7 +56,7 @@ def gemm(
     transA: int = 0,
     transB: int = 0,
 ) -> Array:
-    product: Array = np.matmul(a.T if transA else a, b.T if transB else b)
+    product: Array = matrix_product(a.T if transA else a, b.T if transB else b)
     if alpha != 1.0:
         product *= product.dtype.type(alpha)
     if c is not None and beta != 0.0:

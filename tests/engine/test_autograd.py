@@ -329,3 +329,10 @@ def test_public_names_exist_and_are_listed() -> None:
     for module in (engine.nn, engine.functional, engine.optim, engine.data, engine.nn.functional):
         for name in module.__all__:
             assert hasattr(module, name), name
+
+
+def test_half_precision_is_summed_in_float32() -> None:
+    a = np.full((1, 4096), 0.1, np.float16)
+    total = Tensor(a) @ Tensor(np.ones((4096, 1), np.float16))
+    assert total.dtype == np.float16
+    assert abs(float(total) - 409.5) < 0.5
