@@ -107,7 +107,7 @@ def merge_groups(weights: np.ndarray, group: int, lanes: int) -> tuple[np.ndarra
 
 def _direct(
     emitter: Emitter,
-    x: ir.Value,
+    x: ir.Value | None,
     weights: np.ndarray,
     strides: list[int],
     dilations: list[int],

@@ -8,10 +8,11 @@ from functools import reduce
 import numpy as np
 import onnx_ir as ir
 from tvm import relax, te, tirx
+from tvm.ir import GenericConst
 
 from edgec.targets.lowering import layouts, scalars
 from edgec.targets.lowering.attributes import integer
-from edgec.targets.lowering.emitter import Emitter, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, dtype_of, lowers, shape_of, static_shape
 from edgec.targets.lowering.scalars import Scalar
 
 __all__ = ["combine", "emit_elementwise", "emit_map"]
@@ -54,6 +55,8 @@ def emit_elementwise(
         emitter.set_blocked(out, result, layouts.image_shape(out_shape)[1])
         return
     exprs = [_plain_operand(emitter, value) for value in operands]
+    if len(exprs) == 1:  # before a reshape the kernel can join the one that makes its operand
+        exprs = [emitter.before_reshape(exprs[0])]
     result = combine(emitter, function, exprs, kernel)
     emitter.set_plain(out, emitter.reshape(result, out_shape))
 
@@ -77,7 +80,10 @@ def combine(emitter: Emitter, function: Scalar, operands: Sequence[relax.Expr], 
 
         return te.compute(shape, element, name=name)
 
-    return emitter.te(kernel, *tensors, name=name)
+    # A computed operand that grows to the result's size must stay a tensor of its own: fused into the kernel that
+    # makes it, every element of the result would wait for it, and a reduction's epilogue would have another shape.
+    grows = any(not isinstance(t, GenericConst) and shape_of(t) != shape for t in tensors)
+    return emitter.te(kernel, *tensors, name=name, fusion=Fusion.INJECTIVE if grows else None)
 
 
 def _broadcast(tensor: te.Tensor, shape: list[int], indices: Sequence[tirx.Var]) -> tirx.Expr:
@@ -208,11 +214,11 @@ def cast(emitter: Emitter, node: ir.Node) -> None:
     if node.op_type == "Cast":
         dtype = ir.DataType(integer(node, "to", 1)).numpy().name
     else:
-        dtype = node.inputs[1].dtype.numpy().name
+        dtype = dtype_name(node.inputs[1])
     constant = emitter.constant(node.inputs[0])
     if constant is not None:
         emitter.set_constant(out, constant.astype(dtype))
-    elif node.inputs[0].dtype.numpy().name == dtype:
+    elif dtype_name(node.inputs[0]) == dtype:
         emitter.alias(out, node.inputs[0])
     elif dtype == "bool":
         emit_map(emitter, node, lambda x: x != tirx.const(0, x.ty.dtype))
@@ -300,7 +306,7 @@ def pow(emitter: Emitter, node: ir.Node) -> None:
 @lowers("Mod")
 def mod(emitter: Emitter, node: ir.Node) -> None:
     """The sign of the divisor for integers, that of the dividend with fmod=1 (the only choice for floats)."""
-    if node.inputs[0].dtype.is_floating_point():
+    if dtype_name(node.inputs[0]).startswith("float"):
         function: Scalar = _float_mod
     else:
         function = tirx.truncmod if integer(node, "fmod", 0) else tirx.floormod

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -24,7 +24,7 @@ from edgec.targets.lowering import layouts
 if TYPE_CHECKING:
     from edgec.targets.profile import Profile
 
-__all__ = ["LOWERINGS", "Blocked", "Emitter", "Fusion", "dtype_of", "lowers", "shape_of", "static_shape"]
+__all__ = ["LOWERINGS", "Blocked", "Emitter", "Fusion", "dtype_name", "dtype_of", "lowers", "shape_of", "static_shape"]
 
 Lowering = Callable[["Emitter", ir.Node], None]
 
@@ -80,6 +80,7 @@ class Emitter:
         self._constants: dict[str, np.ndarray] = {}
         self._plain: dict[str, relax.Expr] = {}
         self._blocked: dict[str, Blocked] = {}
+        self._before_reshape: dict[relax.Expr, relax.Expr] = {}
 
     # -- reading a node -----------------------------------------------------------------------------------------
 
@@ -107,7 +108,7 @@ class Emitter:
     def is_blocked(self, value: ir.Value | None) -> bool:
         return value is not None and _name(value) in self._blocked
 
-    def plain(self, value: ir.Value) -> relax.Expr:
+    def plain(self, value: ir.Value | None) -> relax.Expr:
         """The value in the layout that ONNX gives it."""
         name = _name(value)
         if name not in self._plain:
@@ -117,7 +118,7 @@ class Emitter:
                 self._plain[name] = self._unblock(self._blocked[name], static_shape(value))
         return self._plain[name]
 
-    def blocked(self, value: ir.Value) -> Blocked:
+    def blocked(self, value: ir.Value | None) -> Blocked:
         """The 4-D value in NCHWc layout; a 3-D one counts as an image of height 1."""
         name = _name(value)
         if name not in self._blocked:
@@ -156,7 +157,17 @@ class Emitter:
 
     def reshape(self, expr: relax.Expr, shape: Sequence[int]) -> relax.Expr:
         """The same elements in the same order under another shape; costs nothing at run time."""
-        return expr if shape_of(expr) == list(shape) else self.emit(relax.op.reshape(expr, tuple(shape)))
+        source = self.before_reshape(expr)
+        for same in (expr, source):
+            if shape_of(same) == list(shape):
+                return same
+        result = self.emit(relax.op.reshape(source, tuple(shape)))
+        self._before_reshape[result] = source
+        return result
+
+    def before_reshape(self, expr: relax.Expr) -> relax.Expr:
+        """The tensor that ``expr`` is a reshape of, else ``expr`` itself."""
+        return self._before_reshape.get(expr, expr)
 
     def te(
         self,
@@ -184,11 +195,12 @@ class Emitter:
     def set_constant(self, value: ir.Value, array: np.ndarray) -> None:
         self._constants[_name(value)] = array
 
-    def alias(self, value: ir.Value, source: ir.Value) -> None:
+    def alias(self, value: ir.Value, source: ir.Value | None) -> None:
         """``value`` is ``source`` under another name, in every layout."""
-        for table in (self._constants, self._plain, self._blocked):
+        tables: tuple[dict[str, Any], ...] = (self._constants, self._plain, self._blocked)
+        for table in tables:
             if _name(source) in table:
-                table[_name(value)] = table[_name(source)]  # type: ignore[index]
+                table[_name(value)] = table[_name(source)]
 
     # -- the walk -----------------------------------------------------------------------------------------------
 
@@ -199,19 +211,23 @@ class Emitter:
                 raise EdgecError(f"initializer '{name}' has no value")
             self._constants[name] = initializer.const_value.numpy()
         params = [
-            relax.Var(_name(value), relax.TensorType(static_shape(value), value.dtype.numpy().name))
+            relax.Var(_name(value), relax.TensorType(static_shape(value), dtype_name(value)))
             for value in graph.inputs
             if _name(value) not in self._constants
         ]
         for param in params:
             self._plain[param.name] = param
-        with self.builder.function("main", params):
-            with self.builder.dataflow():
-                for node in graph:
-                    self._emit_node(node)
-                outputs = [self._own_output(value, params) for value in graph.outputs]
-                result = self.builder.emit_output(relax.Tuple(outputs))
-            self.builder.emit_func_output(result)
+        try:
+            with self.builder.function("main", params):
+                with self.builder.dataflow():
+                    for node in graph:
+                        self._emit_node(node)
+                    outputs = self._own_outputs(graph.outputs, params)
+                    result = self.builder.emit_output(relax.Tuple(outputs))
+                self.builder.emit_func_output(result)
+        except Exception:
+            self.builder._end_block()  # left open, it makes TVM 0.27 print a warning when the builder goes
+            raise
         return self.builder.finalize()
 
     def _emit_node(self, node: ir.Node) -> None:
@@ -220,20 +236,27 @@ class Emitter:
             raise UnsupportedError(f"operator {node.op_type} is not supported", where=f"node '{node.name}'")
         lowering(self, node)
 
-    def _own_output(self, value: ir.Value, params: Sequence[relax.Var]) -> relax.Expr:
-        """The plain output; a copy where it would be an input or a constant itself."""
-        expr = self.plain(value)
-        if isinstance(expr, tvm.ir.GenericConst) or any(expr.same_as(param) for param in params):
-            return self.te(lambda x: te.compute(x.shape, lambda *i: x(*i), name="copy"), expr, name="copy")
-        return expr
+    def _own_outputs(self, values: Sequence[ir.Value], params: Sequence[relax.Var]) -> list[relax.Expr]:
+        """The plain outputs; a copy where one shares its bytes with an input, a constant or another output."""
+        taken: list[relax.Expr] = list(params)
+        outputs = []
+        for value in values:
+            expr = self.plain(value)
+            source = self.before_reshape(expr)
+            if isinstance(source, tvm.ir.GenericConst) or any(source.same_as(other) for other in taken):
+                expr = self.te(lambda x: te.compute(x.shape, lambda *i: x(*i), name="copy"), expr, name="copy")
+            taken.append(source)
+            outputs.append(expr)
+        return outputs
 
 
-def static_shape(value: ir.Value) -> list[int]:
+def static_shape(value: ir.Value | None) -> list[int]:
     """The value's shape as integers; an error where a dimension is unknown."""
-    shape = value.shape
+    name = _name(value)
+    shape = None if value is None else value.shape
     if shape is None or not shape.is_static():
         raise EdgecError(
-            f"tensor '{value.name}' has no fixed shape",
+            f"tensor '{name}' has no fixed shape",
             where=f"shape {shape}",
             fix="bind the model's symbolic dimensions with --input-shape",
         )
@@ -250,7 +273,17 @@ def dtype_of(expr: relax.Expr) -> str:
     return str(expr.ty.dtype)
 
 
-def _name(value: ir.Value) -> str:
+def dtype_name(value: ir.Value | None) -> str:
+    """NumPy's name of the value's data type; an error where it is unknown."""
+    name = _name(value)
+    if value is None or value.dtype is None:
+        raise EdgecError(f"tensor '{name}' has no data type", fix="run ONNX shape inference on the model")
+    return str(value.dtype.numpy().name)
+
+
+def _name(value: ir.Value | None) -> str:
+    if value is None:
+        raise EdgecError("an input that its operator needs is left out", fix="check the file with onnx.checker")
     if value.name is None:
         raise EdgecError("a tensor of the graph has no name")
     return value.name

@@ -66,7 +66,7 @@ def pack_conv_weights(weights: np.ndarray, out_lanes: int, in_lanes: int) -> np.
 def pack_depthwise_weights(weights: np.ndarray, lanes: int) -> np.ndarray:
     """Depthwise weights (C, 1, kh, kw) -> (C/c, kh, kw, c), padded with zeros."""
     channels, _, kh, kw = weights.shape
-    return block_array(weights.reshape(1, channels, kh, kw), lanes)[0]
+    return np.asarray(block_array(weights.reshape(1, channels, kh, kw), lanes)[0])
 
 
 def pack_matrix(matrix: np.ndarray, lanes: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from tvm import relax, tirx
 from edgec.targets.lowering import layouts
 from edgec.targets.lowering.attributes import integer, number
 from edgec.targets.lowering.elementwise import combine
-from edgec.targets.lowering.emitter import Emitter, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import Emitter, dtype_name, lowers, shape_of, static_shape
 from edgec.targets.lowering.reduction import emit_mean
 
 __all__: list[str] = []
@@ -28,10 +28,10 @@ def batch_normalization(emitter: Emitter, node: ir.Node) -> None:
 
 
 def _with_channels(
-    emitter: Emitter, value: ir.Value, vectors: list[np.ndarray], rank: int
+    emitter: Emitter, value: ir.Value | None, vectors: list[np.ndarray], rank: int
 ) -> tuple[relax.Expr, list[relax.Expr]]:
     """The tensor in the layout it has, and per-channel constants shaped to broadcast over it."""
-    dtype = value.dtype.numpy()
+    dtype = np.dtype(dtype_name(value))
     if emitter.is_blocked(value):
         lanes = emitter.profile.lanes(dtype.name)
         images = [layouts.block_array(v.astype(dtype).reshape(1, -1, 1, 1), lanes) for v in vectors]

@@ -52,7 +52,7 @@ class Window:
         low, high = (-self.begin, self.size + self.end) if with_padding else (0, self.size)
         starts = np.arange(self.count)[:, None] * self.stride - self.begin
         positions = starts + np.arange(self.kernel) * self.dilation
-        return ((positions >= low) & (positions < high)).sum(axis=1)
+        return np.asarray(((positions >= low) & (positions < high)).sum(axis=1))
 
 
 def _windows(node: ir.Node, image: list[int]) -> list[Window]:
@@ -65,15 +65,14 @@ def _windows(node: ir.Node, image: list[int]) -> list[Window]:
         raise UnsupportedError(f"{node.op_type} '{node.name}' has {rank} spatial axes; 1 and 2 are supported")
     ceil = bool(integer(node, "ceil_mode", 0))
     windows = [
-        Window(size, *row, ceil)
-        for size, *row in zip(shape[2:], kernel, strides, dilations, pads[:rank], pads[rank:], strict=True)
+        Window(shape[2 + i], kernel[i], strides[i], dilations[i], pads[i], pads[rank + i], ceil) for i in range(rank)
     ]
     if rank == 1:
         windows.insert(0, Window(image[2], 1, 1, 1, 0, 0, False))
     return windows
 
 
-def _source(emitter: Emitter, value: ir.Value) -> relax.Expr:
+def _source(emitter: Emitter, value: ir.Value | None) -> relax.Expr:
     """The 3-D or 4-D tensor as (N, C, H, W) or (N, C/c, H, W, c), whichever exists."""
     if emitter.is_blocked(value):
         return emitter.blocked(value).var

@@ -31,7 +31,7 @@ class Taps:
     @property
     def is_selection(self) -> bool:
         """Whether each output is one input."""
-        return self.places.shape[1] == 1
+        return bool(self.places.shape[1] == 1)
 
 
 def _original(mode: str, size: int, out_size: int, scale: float) -> np.ndarray:
@@ -61,11 +61,11 @@ def _kernel(mode: str, distance: np.ndarray, coefficient: float) -> np.ndarray:
     """The weight of an element at this distance: the triangle, or Keys' cubic."""
     x = np.abs(distance)
     if mode == "linear":
-        return np.maximum(1 - x, 0)
+        return np.asarray(np.maximum(1 - x, 0))
     a = coefficient
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * x * a - 4 * a
-    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+    return np.asarray(np.where(x <= 1, near, np.where(x < 2, far, 0)))
 
 
 def make_taps(node: ir.Node, size: int, out_size: int, scale: float) -> Taps:

@@ -10,7 +10,7 @@ from tvm import relax, te, tirx
 
 from edgec.errors import UnsupportedError
 from edgec.targets.lowering.attributes import integer, integers, text
-from edgec.targets.lowering.emitter import Emitter, Fusion, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, lowers, shape_of, static_shape
 
 __all__ = ["emit_channels"]
 
@@ -70,12 +70,12 @@ def concat(emitter: Emitter, node: ir.Node) -> None:
 
 
 def _has_aligned_channels(emitter: Emitter, values: Sequence[ir.Value]) -> bool:
-    lanes = emitter.profile.lanes(values[0].dtype.numpy().name)
+    lanes = emitter.profile.lanes(dtype_name(values[0]))
     is_aligned = all(static_shape(value)[1] % lanes == 0 for value in values)
     return is_aligned and any(emitter.is_blocked(value) for value in values)
 
 
-def emit_channels(emitter: Emitter, out: ir.Value, values: Sequence[ir.Value], channels: np.ndarray) -> None:
+def emit_channels(emitter: Emitter, out: ir.Value, values: Sequence[ir.Value | None], channels: np.ndarray) -> None:
     """Set a blocked output whose channel i is channel ``channels[i]`` of the blocked inputs laid end to end."""
     sources = [emitter.blocked(value) for value in values]
     starts = np.cumsum([0, *(source.channels for source in sources)])
@@ -155,7 +155,7 @@ def _clamped(position: int, size: int) -> int | None:
     return position
 
 
-def _emit_slice(emitter: Emitter, source: ir.Value, out: ir.Value, picks: dict[int, tuple[int, int]]) -> None:
+def _emit_slice(emitter: Emitter, source: ir.Value | None, out: ir.Value, picks: dict[int, tuple[int, int]]) -> None:
     """Set ``out`` to what (start, step) picks along each axis; blocked where the input is."""
     shape, out_shape = static_shape(source), static_shape(out)
     constant = emitter.constant(source)
@@ -176,7 +176,7 @@ def _every_axis(shape: list[int], picks: dict[int, tuple[int, int]]) -> list[tup
     return [(size, picks.get(axis, (0, 1))) for axis, size in enumerate(shape)]
 
 
-def _slice_blocked(emitter: Emitter, source: ir.Value, out: ir.Value, picks: dict[int, tuple[int, int]]) -> None:
+def _slice_blocked(emitter: Emitter, source: ir.Value | None, out: ir.Value, picks: dict[int, tuple[int, int]]) -> None:
     _, channels, height, width = static_shape(out)
     start, step = picks.get(1, (0, 1))
     x = emitter.blocked(source).var

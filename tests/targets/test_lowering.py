@@ -130,6 +130,50 @@ def test_what_follows_a_convolution_stays_blocked() -> None:
     assert sum("block" in name for name in kernels(model)) == 1
 
 
+def test_what_grows_by_broadcasting_is_a_kernel_of_its_own() -> None:
+    """A gate of one number per channel is not computed again for every pixel that it multiplies."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("GlobalAveragePool", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w2"], ["c"]),
+        helper.make_node("Sigmoid", ["c"], ["d"]),
+        helper.make_node("Mul", ["a", "d"], ["y"]),
+    ]
+    initializers = [
+        numpy_helper.from_array(np.ones((16, channels, 1, 1), np.float32), name)
+        for name, channels in (("w", 3), ("w2", 16))
+    ]
+    feeds = {"x": np.ones((1, 3, 8, 8), np.float32)}
+    model = _finish(nodes, feeds, [helper.make_empty_tensor_value_info("y")], initializers)
+    names = kernels(model)
+    assert any(name.endswith("sigmoid") for name in names)
+    assert any("mul" in name and "conv2d" not in name for name in names)
+
+
+def test_a_function_after_a_reshape_joins_the_kernel_before_it() -> None:
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["a"]),
+        helper.make_node("Reshape", ["a", "shape"], ["b"]),
+        helper.make_node("Sigmoid", ["b"], ["y"]),
+    ]
+    initializers = [numpy_helper.from_array(np.array([4, 6], np.int64), "shape")]
+    feeds = {"x": np.ones((2, 3, 4), np.float32)}
+    model = _finish(nodes, feeds, [helper.make_empty_tensor_value_info("y")], initializers)
+    assert kernels(model) == ["fused_add_sigmoid"]
+
+
+def test_outputs_share_no_bytes_with_inputs_or_each_other() -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["same_as_input"]),
+        helper.make_node("Relu", ["x"], ["y"]),
+        helper.make_node("Identity", ["y"], ["z"]),
+    ]
+    initializers = [numpy_helper.from_array(np.array([3, 2], np.int64), "shape")]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in ("same_as_input", "y", "z")]
+    model = _finish(nodes, {"x": np.ones((2, 3), np.float32)}, outputs, initializers)
+    assert kernels(model) == ["copy", "copy", "relu"]
+
+
 @pytest.mark.parametrize("op_type", ["Relu", "Softmax", "Exp", "Gelu", "MaxPool", "MatMul", "Conv", "Add"])
 def test_float16_is_emitted(op_type: str) -> None:
     case = next(c for c in CASES[op_type] if not any(isinstance(v, Image) for v in c.inputs))
