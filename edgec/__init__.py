@@ -30,7 +30,23 @@ _EXPORTS = {
 }
 _PACKAGES = ("engine", "frontend", "models", "passes", "targets")
 
-__all__ = ["__version__", *_EXPORTS, *_PACKAGES]
+__all__ = [
+    "BenchReport",
+    "Bundle",
+    "EdgecError",
+    "ParityReport",
+    "__version__",
+    "bench",
+    "check",
+    "compile",
+    "engine",
+    "frontend",
+    "load",
+    "models",
+    "passes",
+    "targets",
+    "trace",
+]
 
 if TYPE_CHECKING:
     from edgec import engine, frontend, models, passes, targets

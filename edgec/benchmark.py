@@ -13,7 +13,7 @@ import numpy as np
 
 import edgec
 from edgec.bundle import Bundle, atomic_write
-from edgec.devices import KernelTime, open_runner
+from edgec.devices import KernelTime, open_process
 from edgec.errors import UsageError
 
 __all__ = ["BenchReport", "bench"]
@@ -104,9 +104,7 @@ def bench(
     """
     if warmup_ms < 0 or min_time_ms < 0 or max_runs < 1:
         raise UsageError("a benchmark needs times of at least 0 ms and at least one run")
-    if device == "inprocess":
-        raise UsageError("a benchmark runs in a process of its own", fix="use --device local")
-    with open_runner(bundle, device, threads=threads, cpus=cpus, own_process=True) as runner:
+    with open_process(bundle, device, threads=threads, cpus=cpus) as runner:
         timing = runner.bench(warmup_ms=warmup_ms, min_time_ms=min_time_ms, max_runs=max_runs)
         kernels = tuple(runner.profile(profile_runs)) if profile_runs else ()
         description, is_emulated = runner.description, runner.is_emulated

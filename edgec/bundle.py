@@ -270,7 +270,7 @@ def atomic_write(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         yield temporary
-        os.replace(temporary, target)
+        temporary.replace(target)
     except OSError as err:
         raise EdgecError(
             f"cannot write {target}: {err.strerror}", fix="free some space or choose another place with -o"

@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -344,7 +344,7 @@ def _graph_inputs(model: ir.Model) -> list[ir.Value]:
     return [value for value in model.graph.inputs if value.name not in model.graph.initializers]
 
 
-def _tensors(values: list[ir.Value]) -> list[TensorInfo]:
+def _tensors(values: Sequence[ir.Value]) -> list[TensorInfo]:
     result = []
     for value in values:
         if value.shape is None or not value.shape.is_static() or value.dtype is None:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import SupportsInt
 
 import numpy as np
 
@@ -46,7 +47,8 @@ class OutputParity:
         reason: Why it failed; empty where it passed.
         elements: How many elements were compared.
         max_abs_error: Largest absolute difference.
-        smallest_rtol: The smallest ``rtol`` that would have passed, ``atol_of_max`` in the policy's ratio to it.
+        smallest_rtol: The smallest ``rtol`` that the elements would have passed with, ``atol_of_max`` in the policy's
+            ratio to it; infinite where none would do.
         sqnr_db: Signal to error ratio in dB; infinite for equal arrays.
         worst_index: Sample and element of the largest violation.
     """
@@ -174,12 +176,14 @@ def compare(name: str, reference: np.ndarray, actual: np.ndarray, tolerance: Tol
     if reference.size == 0:
         raise EdgecError(f"nothing was compared: output '{name}' has no elements")
 
-    def failed(reason: str, index: Sequence[int] = ()) -> OutputParity:
+    def failed(reason: str, index: Sequence[SupportsInt] = ()) -> OutputParity:
         where = tuple(int(i) for i in index)
         return OutputParity(name, False, reason, reference.size, math.inf, math.inf, -math.inf, 0.0, where)
 
     if reference.shape != actual.shape or reference.dtype != actual.dtype:
         return failed(f"is {actual.dtype} {actual.shape}, the engine gives {reference.dtype} {reference.shape}")
+    if reference.dtype.kind != "f":
+        return _compare_exactly(name, reference, actual)
     exact = reference.astype(np.float64)
     given = actual.astype(np.float64)
     # Infinities of the same sign agree; every other value that is not finite is a difference.
@@ -190,8 +194,6 @@ def compare(name: str, reference: np.ndarray, actual: np.ndarray, tolerance: Tol
         return failed(f"is {given[index]} where the engine gives {exact[index]}, at {_index(index)}", index)
     exact, given = np.where(same_infinity, 0.0, exact), np.where(same_infinity, 0.0, given)
     error = np.abs(given - exact)
-    if reference.dtype.kind != "f":
-        tolerance = Tolerance(0.0, 0.0, math.inf, 1.0)
     allowed = tolerance.rtol * np.abs(exact) + tolerance.atol_of_max * np.abs(exact).max()
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(error == 0, 0.0, error / allowed)
@@ -218,12 +220,35 @@ def compare(name: str, reference: np.ndarray, actual: np.ndarray, tolerance: Tol
     )
 
 
-def _index(index: Sequence[int]) -> str:
+def _compare_exactly(name: str, reference: np.ndarray, actual: np.ndarray) -> OutputParity:
+    """Integers and booleans agree or do not; float64 would take 2**53 and 2**53 + 1 for the same."""
+    differs = reference != actual
+    worst = np.unravel_index(int(np.argmax(differs)), differs.shape)
+    passed = not differs.any()
+    error = np.abs(actual.astype(np.float64) - reference.astype(np.float64))
+    reason = f"is {actual[worst]} where the engine gives {reference[worst]}, at {_index(worst)}"
+    return OutputParity(
+        name=name,
+        passed=passed,
+        reason="" if passed else f"{reason}; {np.count_nonzero(differs)} of {differs.size} elements differ",
+        elements=reference.size,
+        max_abs_error=float(error.max()),
+        smallest_rtol=0.0 if passed else math.inf,
+        sqnr_db=_sqnr_db(reference.astype(np.float64), error) if not passed else math.inf,
+        cosine=_cosine(reference.astype(np.float64), actual.astype(np.float64)),
+        worst_index=tuple(int(i) for i in worst),
+    )
+
+
+def _index(index: Sequence[SupportsInt]) -> str:
     """The position for people: the first axis is the sample."""
     return f"sample {int(index[0])}, element [{', '.join(str(int(i)) for i in index[1:])}]"
 
 
 def _sqnr_db(reference: np.ndarray, error: np.ndarray) -> float:
+    largest = max(float(np.abs(reference).max()), float(error.max()))
+    if largest > 0:  # squares of large doubles overflow, those of small ones vanish
+        reference, error = reference / largest, error / largest
     noise, signal = float(np.sum(error**2)), float(np.sum(reference**2))
     if noise == 0:
         return math.inf
@@ -231,6 +256,7 @@ def _sqnr_db(reference: np.ndarray, error: np.ndarray) -> float:
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = (array / (float(np.abs(array).max()) or 1.0) for array in (a, b))
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     if norm == 0:
         return 1.0 if not a.any() and not b.any() else 0.0

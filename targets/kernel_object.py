@@ -41,7 +41,7 @@ def build_kernel(function: tirx.PrimFunc, symbol: str, profile: Profile) -> tvm.
     return tvm.get_global_func("target.build.llvm")(module, target)
 
 
-@tirx.transform.prim_func_pass(opt_level=0)
+@tirx.transform.prim_func_pass(opt_level=0)  # type: ignore[untyped-decorator]
 def _plain_arguments(function: tirx.PrimFunc, _module: object, _context: object) -> tirx.PrimFunc:
     """Buffers become bare pointers, where TVM's own calling convention passes boxed tensors and checks them."""
     params, declarations = [], []

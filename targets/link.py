@@ -76,8 +76,8 @@ def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profil
     def runner_executable() -> None:
         embedded = _embedded_params(build / "params.bin", params, runtime, runner_target) if params else []
         flags = ["-target", runner_target, *_FLAGS, "-static", "-s"]
-        _zig(["cc", *flags, *include, *map(str, [source, *core, *runner_only]), *embedded, *kernels]
-             + ["-lm", "-lpthread", "-o", str(runner)])  # fmt: skip
+        sources = map(str, [source, *core, *runner_only])
+        _zig(["cc", *flags, *include, *sources, *embedded, *kernels, "-lm", "-lpthread", "-o", str(runner)])
 
     def static_library() -> None:
         flags = ["-target", library_target, *_FLAGS, "-fPIC", "-DEDGEC_STATIC_LIBRARY", "-c"]
@@ -102,10 +102,8 @@ def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profil
 
 def _embedded_params(file: Path, params: bytes, runtime: Path, target: str) -> list[str]:
     output = file.with_suffix(".o")
-    _zig(
-        ["cc", "-target", target, "-c", str(runtime / "embedded_params.c"), "-o", str(output)]
-        + [f'-DEDGEC_PARAMS_FILE="{file}"', f"-DEDGEC_PARAMS_SHA256={sha256(params).hexdigest()}"]
-    )
+    definitions = [f'-DEDGEC_PARAMS_FILE="{file}"', f"-DEDGEC_PARAMS_SHA256={sha256(params).hexdigest()}"]
+    _zig(["cc", "-target", target, *definitions, "-c", str(runtime / "embedded_params.c"), "-o", str(output)])
     return [str(output)]
 
 

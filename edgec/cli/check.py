@@ -14,7 +14,9 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--inputs", type=click.Path(path_type=Path), help="Arrays by input name (.npz).  [default: golden inputs]")
+@click.option(
+    "--inputs", type=click.Path(path_type=Path), help="Arrays by input name (.npz).  [default: golden inputs]"
+)
 @click.option("--samples", type=int, help="Use only so many samples.")
 @device_options
 @json_option

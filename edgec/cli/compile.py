@@ -47,7 +47,8 @@ def command(
     path = bundle.save(output or Path(f"{bundle.name}.edgec"))
     seconds = time.perf_counter() - start
     if as_json:
-        echo_json({"bundle": str(path), "size_bytes": path.stat().st_size, "seconds": round(seconds, 3)}
-                  | {key: bundle.manifest[key] for key in ("name", "target", "inputs", "outputs", "memory")})  # fmt: skip
+        described = {key: bundle.manifest[key] for key in ("name", "target", "inputs", "outputs", "memory")}
+        size_bytes = path.stat().st_size
+        echo_json({"bundle": str(path), "size_bytes": size_bytes, "seconds": round(seconds, 3), **described})
         return
     click.echo(f"{path}: {bundle.name} for {bundle.target}, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s")

@@ -14,7 +14,9 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--inputs", type=click.Path(path_type=Path), help="Arrays by input name (.npz).  [default: golden inputs]")
+@click.option(
+    "--inputs", type=click.Path(path_type=Path), help="Arrays by input name (.npz).  [default: golden inputs]"
+)
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Where to write the outputs (.npz).")
 @device_options
 @json_option

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -139,9 +139,7 @@ class ExecutableRunner:
                         file.write(np.ascontiguousarray(array).tobytes())
             remote_output = self._transport.scratch(local_output.name)
             remote_input = self._transport.put(local_input)
-            self._execute(
-                "run", "--input", remote_input, "--output", remote_output, "--samples", str(len(samples))
-            )
+            self._execute("run", "--input", remote_input, "--output", remote_output, "--samples", str(len(samples)))
             self._transport.get(remote_output, local_output)
             return self._split(local_output.read_bytes(), len(samples))
 
@@ -185,7 +183,7 @@ class ExecutableRunner:
             for row in report["kernels"]
         ]
 
-    def _execute(self, verb: str, *arguments: str) -> dict[str, object]:
+    def _execute(self, verb: str, *arguments: str) -> dict[str, Any]:
         result = self._transport.execute([self._runner, verb, *arguments, *self._common])
         if result.returncode != 0:
             message = result.stderr.strip() or f"exit code {result.returncode}"

@@ -9,7 +9,6 @@ from types import TracebackType
 import numpy as np
 
 from edgec.bundle import Bundle
-from edgec.devices.protocol import KernelTime, Timing
 from edgec.errors import DeviceError
 
 __all__ = ["InProcessRunner"]
@@ -64,12 +63,6 @@ class InProcessRunner:
         outputs = [np.empty(info.shape, info.dtype) for info in self._bundle.outputs]
         self._check(self._library.edgec_run(self._session, _pointers(inputs), _pointers(outputs)))
         return outputs
-
-    def bench(self, *, warmup_ms: int, min_time_ms: int, max_runs: int) -> Timing:
-        raise DeviceError("a benchmark needs a process of its own", fix="use the device 'local'")
-
-    def profile(self, runs: int) -> list[KernelTime]:
-        raise DeviceError("profiling needs a process of its own", fix="use the device 'local'")
 
     def _check(self, status: int) -> None:
         if status != 0:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
-__all__ = ["KernelTime", "Runner", "Timing"]
+__all__ = ["KernelTime", "ProcessRunner", "Runner", "Timing"]
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,27 @@ class Runner(Protocol):
     """An artifact, ready to run somewhere. Use it in a ``with`` block."""
 
     description: str
-    is_emulated: bool
 
     def run(self, samples: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
         """Outputs of each sample, in the bundle's order; each sample has its inputs in the bundle's order."""
+
+    def close(self) -> None:
+        """Give back what the runner holds."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class ProcessRunner(Runner, Protocol):
+    """An artifact with a process of its own, where it can be timed."""
+
+    is_emulated: bool
 
     def bench(self, *, warmup_ms: int, min_time_ms: int, max_runs: int) -> Timing:
         """Repeat the inference for a set time."""
 
     def profile(self, runs: int) -> list[KernelTime]:
         """Time every kernel of the plan."""
-
-    def close(self) -> None:
-        """Give back what the runner holds."""
-
-    def __enter__(self) -> Runner: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...

@@ -9,19 +9,9 @@ from collections.abc import Sequence
 from edgec.bundle import Bundle
 from edgec.devices.executable import ExecutableRunner, LocalTransport, SshTransport
 from edgec.devices.inprocess import InProcessRunner
-from edgec.devices.protocol import Runner
 from edgec.errors import DeviceError, UsageError
 
-__all__ = ["default_device", "open_runner"]
-
-_DEVICES = "inprocess, local, qemu, ssh://[user@]host"
-
-
-def default_device(bundle: Bundle, *, own_process: bool = False) -> str:
-    """Where the bundle runs if nothing is said: here if the CPU is of its kind, else under QEMU."""
-    if bundle.arch != host_arch():
-        return "qemu"
-    return "local" if own_process else "inprocess"
+__all__ = ["host_arch", "open_process", "open_runner"]
 
 
 def host_arch() -> str:
@@ -31,39 +21,59 @@ def host_arch() -> str:
 
 
 def open_runner(
-    bundle: Bundle, device: str | None = None, *, threads: int = 1, cpus: Sequence[int] = (), own_process: bool = False
-) -> Runner:
+    bundle: Bundle, device: str | None = None, *, threads: int = 1, cpus: Sequence[int] = ()
+) -> InProcessRunner | ExecutableRunner:
     """A runner for the bundle on the device.
 
     Args:
         bundle: The compiled model.
-        device: ``inprocess``, ``local``, ``qemu`` or ``ssh://[user@]host``; None chooses by the bundle's CPU.
+        device: ``inprocess``, ``local``, ``qemu`` or ``ssh://[user@]host``; None stands for this process where the
+            bundle's CPU is of this machine's kind, else for QEMU.
         threads: Threads that share the work.
         cpus: Logical CPUs to pin the workers to.
-        own_process: Prefer a process of its own over this one (for benchmarks).
 
     Raises:
         DeviceError: The device cannot run this bundle, or cannot be reached.
         UsageError: The device's name is not known, or the number of threads makes no sense.
     """
+    if device == "inprocess" or (device is None and bundle.arch == host_arch()):
+        _check_threads(threads)
+        _check_arch(bundle)
+        return InProcessRunner(bundle, threads, cpus)
+    return open_process(bundle, device, threads=threads, cpus=cpus)
+
+
+def open_process(
+    bundle: Bundle, device: str | None = None, *, threads: int = 1, cpus: Sequence[int] = ()
+) -> ExecutableRunner:
+    """Like :func:`open_runner`, with a process of its own: ``local``, ``qemu`` or ``ssh://[user@]host``."""
+    _check_threads(threads)
+    if device is None:
+        device = "local" if bundle.arch == host_arch() else "qemu"
+    if device.startswith("ssh://"):
+        return ExecutableRunner(bundle, SshTransport(device.removeprefix("ssh://")), threads, cpus)
+    if device == "qemu":
+        return ExecutableRunner(bundle, _qemu(bundle), threads, cpus)
+    if device == "local":
+        _check_arch(bundle)
+        return ExecutableRunner(bundle, LocalTransport(), threads, cpus)
+    if device == "inprocess":
+        raise UsageError("timing needs a process of its own", fix="use --device local")
+    raise UsageError(f"unknown device '{device}'", fix="devices: inprocess, local, qemu, ssh://[user@]host")
+
+
+def _check_threads(threads: int) -> None:
     if threads < 1:
         raise UsageError(f"cannot run on {threads} threads", fix="--threads takes a number of at least 1")
-    name = device or default_device(bundle, own_process=own_process)
-    if name.startswith("ssh://"):
-        return ExecutableRunner(bundle, SshTransport(name.removeprefix("ssh://")), threads, cpus)
-    if name == "qemu":
-        return ExecutableRunner(bundle, _qemu(bundle), threads, cpus)
-    if name not in ("inprocess", "local"):
-        raise UsageError(f"unknown device '{name}'", fix=f"devices: {_DEVICES}")
+
+
+def _check_arch(bundle: Bundle) -> None:
     if bundle.arch != host_arch():
         raise DeviceError(
             f"bundle {bundle.name} is for {bundle.arch} CPUs; this machine is {host_arch()}",
             where=f"target {bundle.target}",
             fix="run it on the board with --device ssh://host, or emulated with --device qemu",
         )
-    if name == "inprocess":
-        return InProcessRunner(bundle, threads, cpus)
-    return ExecutableRunner(bundle, LocalTransport(), threads, cpus)
 
 
 def _qemu(bundle: Bundle) -> LocalTransport:

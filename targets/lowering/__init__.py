@@ -17,5 +17,4 @@ from edgec.targets.lowering.emitter import LOWERINGS, Emitter
 from edgec.targets.lowering.fusion import fuse
 from edgec.targets.lowering.plan import Plan, TensorSpec, make_plan
 
-
 __all__ = ["LOWERINGS", "Emitter", "Plan", "TensorSpec", "fuse", "make_plan"]

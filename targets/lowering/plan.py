@@ -12,7 +12,7 @@ import tvm
 from tvm import relax, tirx
 
 from edgec.errors import EdgecError
-from edgec.targets.lowering.emitter import dtype_of, shape_of
+from edgec.targets.lowering.emitter import dtype_of
 from edgec.targets.lowering.memory import Interval, aligned, assign_offsets, live_bound
 
 __all__ = ["KernelCall", "Place", "PlacedBuffer", "Plan", "TensorSpec", "make_plan"]

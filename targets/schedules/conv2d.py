@@ -86,4 +86,3 @@ def choose_tile(width: int, channel_blocks: int, registers: int) -> tuple[int, i
             if cost < best_cost:
                 best, best_cost = (columns, blocks), cost
     return best
-
