@@ -20,7 +20,7 @@ from edgec.engine.errors import TraceError
 if TYPE_CHECKING:
     from edgec.engine.tensor import Tensor
 
-__all__ = ["RecordedNode", "Recording", "active", "record", "refuse_value"]
+__all__ = ["RecordedNode", "Recording", "active", "record", "refuse_value", "suspended"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,16 @@ def record(inputs: Sequence[Tensor]) -> Iterator[Recording]:
         yield _state.recording
     finally:
         _state.recording = None
+
+
+@contextmanager
+def suspended() -> Iterator[None]:
+    """Inside, nothing is recorded: for the inner calls of a primitive that is recorded as a whole."""
+    before, _state.recording = _state.recording, None
+    try:
+        yield
+    finally:
+        _state.recording = before
 
 
 def refuse_value(tensor: Tensor, access: str) -> None:

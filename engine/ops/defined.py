@@ -1,0 +1,56 @@
+"""Primitives that are defined by other primitives: one function is the forward and, differentiated, the gradient.
+
+This is for operators that are a formula over others: what is written once cannot disagree with its own gradient, and
+it can be differentiated as often as its parts. The gradient costs another forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, cast
+
+import edgec.engine.tensor as tensors
+from edgec.engine import recording
+from edgec.engine.arrays import Array
+from edgec.engine.definition import differentiate_definition
+from edgec.engine.modes import no_grad
+from edgec.engine.registry import Forward, Gradients, Primitive, primitive
+from edgec.engine.tape import Node
+from edgec.engine.tensor import Tensor
+
+__all__ = ["defined"]
+
+Definition: TypeAlias = "Callable[..., Tensor | Sequence[Tensor]]"
+
+
+def defined(name: str) -> Callable[[Definition], Primitive]:
+    """Decorator that registers a function of tensors as the primitive `name`; attributes are its keyword-only ones.
+
+    The function must use primitives only where a gradient shall flow; it may read the values of integer inputs.
+    """
+
+    def register(define: Definition) -> Primitive:
+        made = primitive(name)(cast(Forward, define))
+        made.forward = _evaluation(define)
+
+        @made.gradient
+        def _(call: Node, *gradients: Tensor | None) -> Gradients:
+            attributes = dict(call.attributes)
+            if made.counts_outputs:
+                attributes["output_count"] = call.output_count
+            return differentiate_definition(call, gradients, lambda *inputs: define(*inputs, **attributes))
+
+        return made
+
+    return register
+
+
+def _evaluation(define: Definition) -> Forward:
+    def forward(*arrays: Array | None, **attributes: object) -> tuple[Array, ...]:
+        inputs = [None if array is None else tensors.wrap(array, None, 0) for array in arrays]
+        with no_grad(), recording.suspended():
+            made = define(*inputs, **attributes)
+        outputs = [made] if isinstance(made, Tensor) else made
+        return tuple(output.data for output in outputs)
+
+    return forward
