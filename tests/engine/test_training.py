@@ -121,7 +121,7 @@ def test_batch_norm_trains_on_the_batch_and_infers_on_the_running_values() -> No
     np.testing.assert_allclose(y.mean((0, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(y.std((0, 2, 3)), 1, atol=1e-3)
     np.testing.assert_allclose(norm.running_mean.numpy(), 0.1 * x.mean((0, 2, 3)), rtol=1e-4)
-    np.testing.assert_allclose(norm.running_var.numpy(), 0.9 + 0.1 * x.var((0, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(norm.running_var.numpy(), 0.9 + 0.1 * x.var((0, 2, 3), ddof=1), rtol=1e-4)
     frozen = norm.running_mean.numpy().copy()
     expected = (x - frozen[:, None, None]) / np.sqrt(norm.running_var.numpy()[:, None, None] + 1e-5)
     np.testing.assert_allclose(norm.eval()(Tensor(x)).numpy(), expected, rtol=1e-4, atol=1e-5)
