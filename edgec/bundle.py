@@ -9,7 +9,9 @@ A bundle is a zip archive, stored without compression::
     params/params.bin          parameters for the libraries (the runner has its own copy)
     golden/inputs.npz          inputs and the engine's outputs for them, one leading sample axis
     golden/outputs.npz
-    reports/compile.json       what the passes changed, times of the phases
+    reports/compile.json       what the passes changed, number of kernels
+
+The same model, target and versions give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import hashlib
 import json
 import os
 import tempfile
+import weakref
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +60,7 @@ class Bundle:
         folder: Directory with the unpacked files; kept alive by this object.
         manifest: Content of ``manifest.json``.
         source: Where it was loaded from, for messages.
+        phases_s: Duration of each compilation phase, in s; empty for a loaded bundle.
     """
 
     def __init__(
@@ -63,8 +68,10 @@ class Bundle:
         folder: tempfile.TemporaryDirectory[str],
         manifest: Mapping[str, object],
         source: str = "in memory",
+        phases_s: Mapping[str, float] | None = None,
     ) -> None:
-        self._folder = folder
+        self._finalizer = weakref.finalize(self, folder.cleanup)
+        self.phases_s = dict(phases_s or {})
         self.folder = Path(folder.name)
         self.manifest = manifest
         self.source = source
@@ -170,7 +177,9 @@ class Bundle:
         return f"<Bundle {self.name} for {self.target}, {self.precision}, {self.source}>"
 
 
-def seal(folder: tempfile.TemporaryDirectory[str], manifest: dict[str, object]) -> Bundle:
+def seal(
+    folder: tempfile.TemporaryDirectory[str], manifest: dict[str, object], phases_s: Mapping[str, float] | None = None
+) -> Bundle:
     """Complete the manifest with the hashes of all files in ``folder`` and make it a bundle."""
     root = Path(folder.name)
     files = {}
@@ -182,7 +191,7 @@ def seal(folder: tempfile.TemporaryDirectory[str], manifest: dict[str, object]) 
         }
     complete = {"schema_version": SCHEMA_VERSION, **manifest, "files": files}
     (root / _MANIFEST).write_text(json.dumps(complete, indent=2) + "\n")
-    return Bundle(folder, complete)
+    return Bundle(folder, complete, phases_s=phases_s)
 
 
 def load(path: str | os.PathLike[str]) -> Bundle:
@@ -194,45 +203,93 @@ def load(path: str | os.PathLike[str]) -> Bundle:
     source = Path(path)
     if not source.is_file():
         raise EdgecError(f"no such bundle: {source}", fix="make one with `edgec compile MODEL --target T -o OUT.edgec`")
-    folder = tempfile.TemporaryDirectory(prefix="edgec-")
     try:
-        manifest = _unpack(source, Path(folder.name))
-    except BaseException:
-        folder.cleanup()
-        raise
+        folder = tempfile.TemporaryDirectory(prefix="edgec-")
+        try:
+            manifest = _unpack(source, Path(folder.name))
+        except BaseException:
+            folder.cleanup()
+            raise
+    except OSError as err:
+        raise EdgecError(
+            f"cannot unpack {source}: {err.strerror}",
+            where=err.filename,
+            fix="free some space, or set TMPDIR to a folder on another disk",
+        ) from err
     return Bundle(folder, manifest, str(source))
 
 
+_COMPILE_AGAIN = "the file is damaged: copy it again, or compile it again"
+_REQUIRED = frozenset({"edgec", "files", "inputs", "memory", "name", "outputs", "recipe", "target", "toolchain"})
+
+# What zipfile raises for a damaged archive, besides BadZipFile: flags and methods it does not know, offsets beyond
+# the end, names that are no text.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError, ValueError)
+
+
 def _unpack(source: Path, folder: Path) -> dict[str, object]:
-    compile_again = "the file is damaged: copy it again, or compile it again"
     try:
-        with zipfile.ZipFile(source) as archive:
-            manifest = json.loads(archive.read(_MANIFEST))
-            _check_schema(manifest, source)
-            for name, entry in manifest["files"].items():
-                relative = PurePosixPath(name)
-                if relative.is_absolute() or ".." in relative.parts:
-                    raise EdgecError(f"{source} is not an edgec bundle", where=f"file name {name!r}")
-                data = archive.read(name)
-                if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-                    raise EdgecError(
-                        f"bundle {source.name} is corrupted: '{name}' does not match its SHA-256",
-                        where=f"{source}, {len(data)} of {entry['size_bytes']} bytes",
-                        fix=compile_again,
-                    )
-                target = folder / relative
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(data)
-                if name.endswith("_runner"):
-                    target.chmod(0o755)
-    except zipfile.BadZipFile as err:
-        is_zip = source.open("rb").read(2) == b"PK"
-        what = f"bundle {source.name} is corrupted" if is_zip else f"{source} is not an edgec bundle"
-        raise EdgecError(what, where=str(err), fix=compile_again if is_zip else "pass an .edgec file") from err
-    except (KeyError, json.JSONDecodeError, UnicodeDecodeError) as err:
-        raise EdgecError(f"{source} is not an edgec bundle", where=f"manifest: {err}", fix=compile_again) from err
+        archive = zipfile.ZipFile(source)
+    except _DAMAGED as err:
+        raise _unreadable(source, err) from err
+    with archive:
+        manifest = _read_manifest(archive, source)
+        files = manifest["files"]
+        assert isinstance(files, dict)
+        for name, entry in files.items():
+            relative = PurePosixPath(name)
+            if relative.is_absolute() or ".." in relative.parts:
+                raise EdgecError(f"{source} is not an edgec bundle", where=f"file name {name!r}")
+            target = folder / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(_read_file(archive, name, entry["sha256"], source))
+            if name.endswith("_runner"):
+                target.chmod(0o755)
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    return dict(manifest)
+    return manifest
+
+
+def _read_manifest(archive: zipfile.ZipFile, source: Path) -> dict[str, object]:
+    try:
+        data = archive.read(_MANIFEST)
+    except _DAMAGED as err:
+        raise _unreadable(source, err) from err
+    try:
+        manifest = json.loads(data)
+        if not isinstance(manifest, dict) or "schema_version" not in manifest:
+            raise ValueError("it has no schema version")
+        _check_schema(manifest, source)
+        if missing := sorted(_REQUIRED - manifest.keys()):
+            raise ValueError(f"it has no {', '.join(missing)}")
+        rows = manifest["files"]
+        if not isinstance(rows, dict) or not all(isinstance(r, dict) and "sha256" in r for r in rows.values()):
+            raise ValueError("it lists files without their SHA-256")
+    except ValueError as err:
+        raise EdgecError(
+            f"{source} is not an edgec bundle", where=f"{_MANIFEST}: {err}", fix="pass an .edgec file"
+        ) from err
+    return manifest
+
+
+def _read_file(archive: zipfile.ZipFile, name: str, sha256: str, source: Path) -> bytes:
+    try:
+        data = archive.read(name)
+    except _DAMAGED as err:
+        raise _unreadable(source, err) from err
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise EdgecError(
+            f"bundle {source.name} is corrupted: '{name}' does not match its SHA-256",
+            where=str(source),
+            fix=_COMPILE_AGAIN,
+        )
+    return data
+
+
+def _unreadable(source: Path, err: Exception) -> EdgecError:
+    """A damaged bundle, or something else: a bundle begins with the name of its manifest, and so does its directory."""
+    if _MANIFEST.encode() in source.read_bytes():
+        return EdgecError(f"bundle {source.name} is corrupted", where=f"{source}: {err}", fix=_COMPILE_AGAIN)
+    return EdgecError(f"{source} is not an edgec bundle", where=str(err), fix="pass an .edgec file")
 
 
 def _check_schema(manifest: Mapping[str, object], source: Path) -> None:

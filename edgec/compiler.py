@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from edgec.targets.lowering import Plan
     from edgec.targets.profile import Profile
 
-__all__ = ["PHASES", "compile"]
+__all__ = ["PHASES", "artifact_name", "compile"]
 
 
 @dataclass
@@ -239,7 +239,6 @@ def compile(
         >>> bundle.save("resnet8.edgec")  # doctest: +SKIP
     """
     _require_toolchain()
-    from edgec.targets.driver import c_identifier
     from edgec.targets.profile import load_profile
 
     folder = tempfile.TemporaryDirectory(prefix="edgec-")
@@ -247,7 +246,7 @@ def compile(
         c = Compilation(
             source=model,
             inputs=inputs,
-            name=c_identifier(name or model_name(model)),
+            name=artifact_name(model, name),
             profile=load_profile(target),
             folder=folder,
             dump=Dump(Path(dump_ir) if dump_ir is not None else None),
@@ -272,6 +271,16 @@ def compile(
         raise
 
 
+def artifact_name(model: ModelSource, name: str | None = None) -> str:
+    """The artifact's name: the given one or that of the model, as a C identifier."""
+    _require_toolchain()
+    from edgec.targets.driver import c_identifier
+
+    identifier = c_identifier(name or model_name(model))
+    # Of a model called X the C code has edgec_model_X and X.h, and the runtime has edgec_model_default() and edgec.h.
+    return f"m_{identifier}" if identifier in ("default", "edgec") else identifier
+
+
 def _bundle(c: Compilation) -> Bundle:
     """Clear away intermediate files and seal the rest with a manifest."""
     for intermediate in ("objects", "lib/build"):
@@ -279,7 +288,6 @@ def _bundle(c: Compilation) -> Bundle:
             path.unlink()
         (c.root / intermediate).rmdir()
     report = {
-        "phases_s": {title: round(seconds, 3) for title, seconds in c.seconds.items()},
         "passes": [
             {"name": r.name, "changed": r.changed, "nodes_before": r.nodes_before, "nodes_after": r.nodes_after}
             for r in c.reports
@@ -316,6 +324,7 @@ def _bundle(c: Compilation) -> Bundle:
             },
             "toolchain": _versions(),
         },
+        {title: round(seconds, 3) for title, seconds in c.seconds.items()},
     )
 
 

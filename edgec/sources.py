@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -74,18 +75,27 @@ def _call_reference(reference: str) -> ModelSource:
         sys.path.insert(0, str(Path.cwd()))
     try:
         member = getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as err:
+        from edgec.engine.nn import Module
+
+        result = member() if callable(member) and not isinstance(member, Module) else member
+    except EdgecError:
+        raise
+    except Exception as err:  # the user's own code ran: whatever it raises
         raise EdgecError(
             f"cannot load the model '{reference}'",
-            where=str(err),
+            where=_origin(err),
             fix="give a path to an .onnx file, or package.module:callable of an importable module",
         ) from err
-    from edgec.engine.nn import Module
-
-    result = member() if callable(member) and not isinstance(member, Module) else member
     if not isinstance(result, Module | onnx.ModelProto | ir.Model | str | Path):
         raise EdgecError(f"'{reference}' gives a {type(result).__name__}, not a model", fix="return an engine module")
     return result
+
+
+def _origin(err: Exception) -> str:
+    """The error in one line, with the line of the user's code that raised it."""
+    last = traceback.extract_tb(err.__traceback__)[-1]
+    is_ours = isinstance(err, ImportError | AttributeError)  # these name what is missing
+    return str(err) if is_ours else f"{last.filename}:{last.lineno}: {type(err).__name__}: {err}"
 
 
 def _shape(spec: Sequence[int] | np.ndarray) -> tuple[int, ...]:

@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     verb = next((word for word in arguments if not word.startswith("-")), "")
     try:
         code = cli.main(arguments, prog_name="edgec", standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except EdgecError as err:
         click.echo(f"edgec: error: {verb + ': ' if verb in _VERBS else ''}{err}", err=True)
@@ -60,5 +61,15 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("edgec: interrupted; nothing was written", err=True)
         sys.exit(130)
     except BrokenPipeError:  # `edgec inspect m.edgec | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         sys.exit(0)
+    except OSError as err:  # a full disk behind stdout, no place for temporary files
+        where = f"\n  where: {err.filename}" if err.filename else ""
+        click.echo(f"edgec: error: {err.strerror}{where}", err=True)
+        _drop_stdout()
+        sys.exit(1)
+
+
+def _drop_stdout() -> None:
+    """What is still buffered must not raise again when the interpreter closes stdout."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edgec.cli.options import device_options, echo_json, json_option, parse_cpus, print_table
-from edgec.errors import PerformanceError
+from edgec.errors import PerformanceError, UsageError
 
 __all__ = ["command"]
 
@@ -38,7 +38,12 @@ def command(
 ) -> None:
     """Measure the latency of BUNDLE: minimum, median, percentiles, first inference, memory."""
     import edgec
+    from edgec.bundle import check_writable
 
+    if max_median_ms is not None and not max_median_ms > 0:
+        raise UsageError(f"--max-median-ms {max_median_ms:g} allows nothing", fix="give a time above 0 ms")
+    if output is not None:
+        check_writable(output)
     report = edgec.bench(
         edgec.load(bundle),
         device=device,

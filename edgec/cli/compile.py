@@ -35,20 +35,22 @@ def command(
     """
     import edgec
     from edgec.bundle import check_writable
+    from edgec.compiler import artifact_name
 
     start = time.perf_counter()
     inputs = parse_shapes(shapes)
-    if output is not None:
-        check_writable(output)
+    path = output or Path(f"{artifact_name(model, name)}.edgec")
+    check_writable(path)
     with progress_bars() as progress:
         bundle = edgec.compile(
             model, target=target, inputs=inputs or None, name=name, dump_ir=dump_ir, progress=progress
         )
-    path = bundle.save(output or Path(f"{bundle.name}.edgec"))
+    bundle.save(path)
     seconds = time.perf_counter() - start
     if as_json:
         described = {key: bundle.manifest[key] for key in ("name", "target", "inputs", "outputs", "memory")}
         size_bytes = path.stat().st_size
-        echo_json({"bundle": str(path), "size_bytes": size_bytes, "seconds": round(seconds, 3), **described})
+        echo_json({"bundle": str(path), "size_bytes": size_bytes, "seconds": round(seconds, 3),
+                   "phases_s": bundle.phases_s, **described})  # fmt: skip
         return
     click.echo(f"{path}: {bundle.name} for {bundle.target}, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s")

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from importlib import metadata, util
 
 import click
@@ -40,7 +41,7 @@ def command(as_json: bool) -> None:
     for program, purpose, fix in _PROGRAMS:
         path = shutil.which(program)
         rows.append((program, path or fix, purpose, path is not None))
-    free_gib = shutil.disk_usage(os.environ.get("TMPDIR", "/tmp")).free / 2**30
+    free_gib = shutil.disk_usage(tempfile.gettempdir()).free / 2**30
     rows.append(("temporary space", f"{free_gib:.1f} GiB free", "building", free_gib > 1))
     if as_json:
         echo_json({"edgec": edgec.__version__, "checks": [dict(zip(("name", "value", "for", "ok"), r, strict=True)) for r in rows]})  # fmt: skip  # noqa: E501

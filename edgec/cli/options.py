@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,11 +82,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise EdgecError(f"no such file: {path}", fix="give an .npz file keyed by input name (numpy.savez)")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no zip archive of arrays")
         with np.load(path) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array without a name")
             return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError) as err:
+    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as err:
         raise EdgecError(
             f"{path} is not an .npz file", where=str(err), fix="write it with numpy.savez, keyed by input name"
         ) from err

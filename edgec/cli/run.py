@@ -25,11 +25,13 @@ def command(
 ) -> None:
     """Run BUNDLE on inputs from a file; a leading axis is taken as samples."""
     import edgec
-    from edgec.bundle import atomic_write
+    from edgec.bundle import atomic_write, check_writable
     from edgec.devices import open_runner
     from edgec.devices.samples import split_samples
     from edgec.golden import save_arrays
 
+    if output is not None:
+        check_writable(output)
     loaded = edgec.load(bundle)
     samples = split_samples(loaded, read_arrays(inputs) if inputs else loaded.golden("inputs"))
     with open_runner(loaded, device, threads=threads) as runner:

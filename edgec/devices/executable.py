@@ -16,7 +16,7 @@ import numpy as np
 
 from edgec.bundle import Bundle
 from edgec.devices.protocol import KernelTime, Timing
-from edgec.errors import DeviceError
+from edgec.errors import DeviceError, UsageError
 
 __all__ = ["ExecutableRunner", "LocalTransport", "SshTransport", "Transport"]
 
@@ -63,10 +63,19 @@ class LocalTransport:
             shutil.copyfile(remote, file)
 
     def execute(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*self._prefix, *command], capture_output=True, text=True, check=False)
+        try:
+            return subprocess.run([*self._prefix, *command], capture_output=True, text=True, check=False)
+        except OSError as err:
+            raise DeviceError(
+                f"cannot execute {command[0]}: {err.strerror}", fix="set TMPDIR to a folder that may hold programs"
+            ) from err
 
     def close(self) -> None:
         self._folder.cleanup()
+
+
+# No question that nobody would answer, and no minutes of waiting for a board that is off.
+_SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 
 
 class SshTransport:
@@ -75,6 +84,8 @@ class SshTransport:
     is_emulated = False
 
     def __init__(self, host: str) -> None:
+        if not host or host.startswith("-"):  # ssh would take it for an option
+            raise UsageError(f"'{host}' is no host", fix="write the device as ssh://[user@]host")
         self.description = f"ssh://{host}"
         self._host = host
         result = self._ssh(["mktemp", "-d"])
@@ -104,17 +115,24 @@ class SshTransport:
         self._ssh(["rm", "-r", self._remote])
 
     def _ssh(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        argv = ["ssh", "-o", "BatchMode=yes", self._host, shlex.join(command)]
+        return self._client(["ssh", *_SSH_OPTIONS, self._host, shlex.join(command)])
+
+    def _copy(self, source: str, target: str) -> None:
+        result = self._client(["scp", "-q", *_SSH_OPTIONS, source, target])
+        if result.returncode != 0:
+            raise DeviceError(
+                f"cannot copy {source} to {target}",
+                where=result.stderr.strip() or f"exit code {result.returncode}",
+                fix="see that the board has space in its temporary folder and an SFTP server",
+            )
+
+    @staticmethod
+    def _client(argv: list[str]) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(argv, capture_output=True, text=True, check=False)
         except FileNotFoundError as err:
-            raise DeviceError("no `ssh` on this machine", fix="install an OpenSSH client") from err
-
-    def _copy(self, source: str, target: str) -> None:
-        argv = ["scp", "-q", "-o", "BatchMode=yes", source, target]
-        result = subprocess.run(argv, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            raise DeviceError(f"cannot copy {source} to {target}", where=result.stderr.strip())
+            fix = "install an OpenSSH client (Debian, Ubuntu: apt-get install openssh-client)"
+            raise DeviceError(f"no `{argv[0]}` on this machine", fix=fix) from err
 
 
 class ExecutableRunner:
@@ -125,7 +143,11 @@ class ExecutableRunner:
         self.is_emulated = transport.is_emulated
         self._bundle = bundle
         self._transport = transport
-        self._runner = transport.put(bundle.runner)
+        try:
+            self._runner = transport.put(bundle.runner)
+        except BaseException:
+            transport.close()
+            raise
         self._common = ["--threads", str(threads)]
         if cpus:
             self._common += ["--cpus", ",".join(map(str, cpus))]

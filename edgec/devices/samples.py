@@ -46,17 +46,30 @@ def split_samples(bundle: Bundle, inputs: Mapping[str, np.ndarray]) -> list[list
         if info.name not in inputs:
             ordered_inputs(bundle, inputs)  # raises the fitting error
         array = np.asarray(inputs[info.name])
-        if array.shape == info.shape:
-            array = array[None]
-        elif array.ndim == len(info.shape) and info.shape[:1] == (1,) and array.shape[1:] == info.shape[1:]:
-            array = array[:, None]  # a batch for a model of batch size one
+        if array.ndim == 0 or array.shape[1:] != info.shape:
+            array = _as_samples(info, array)
         arrays[info.name] = array
-        counts[info.name] = array.shape[0] if array.ndim else 0
+        counts[info.name] = array.shape[0]
+    if not bundle.inputs and not inputs:
+        return [[]]  # a model of constants
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise EdgecError("the inputs have no or different numbers of samples", where=str(counts), fix=_takes(bundle))
     extra = {name: array for name, array in inputs.items() if name not in arrays}
     number = next(iter(counts.values()))
     return [ordered_inputs(bundle, {**extra, **{n: a[i] for n, a in arrays.items()}}) for i in range(number)]
+
+
+def _as_samples(info: TensorInfo, array: np.ndarray) -> np.ndarray:
+    """One sample without a sample axis, or a batch for a model of batch size one."""
+    if array.shape == info.shape:
+        return array[None]
+    if array.ndim == len(info.shape) and info.shape[:1] == (1,) and array.shape[1:] == info.shape[1:]:
+        return array[:, None]
+    raise EdgecError(
+        f"input '{info.name}' has the wrong shape",
+        where=f"given {array.dtype} {array.shape}, expected {info.dtype} {info.shape}, or samples of it stacked",
+        fix="the shape was fixed when it was compiled",
+    )
 
 
 def _checked(info: TensorInfo, array: np.ndarray) -> np.ndarray:
