@@ -20,7 +20,6 @@ from tvm import relax  # noqa: E402
 from edgec.errors import UnsupportedError  # noqa: E402
 from edgec.targets.lowering import LOWERINGS, Emitter, fuse  # noqa: E402
 from edgec.targets.profile import load_profile  # noqa: E402
-
 from tests.targets.lowering_cases import CASES, Case, Constant, Image  # noqa: E402
 
 PROFILE = load_profile("x86-64-v3")  # 8 float32 lanes
