@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.functional.sizes import Size, sizes_of
 from edgec.engine.registry import apply

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.functional.sizes import Size, pads_of, sizes_of
 from edgec.engine.tensor import Tensor

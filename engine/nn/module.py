@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+
 from edgec.engine.arrays import Array, DTypeLike, is_float
 from edgec.engine.errors import StateDictError
 from edgec.engine.tensor import Parameter, Tensor
 
-__all__ = ["Module", "ModuleList", "Sequential"]
+__all__ = ["Module"]
 
 _M = TypeVar("_M", bound="Module")
 
@@ -201,35 +202,3 @@ class Module:
         if not children:
             return f"{type(self).__name__}({self.describe()})"
         return f"{type(self).__name__}({self.describe()}\n" + "\n".join(children) + "\n)"
-
-
-class ModuleList(Module):
-    """Modules in order, named by their index."""
-
-    def __init__(self, modules: Iterable[Module] = ()) -> None:
-        for module in modules:
-            self.append(module)
-
-    def append(self, module: Module) -> None:
-        setattr(self, str(len(self)), module)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self.children())
-
-    def __iter__(self) -> Iterator[Module]:
-        return self.children()
-
-    def __getitem__(self, index: int) -> Module:
-        return list(self.children())[index]
-
-
-class Sequential(ModuleList):
-    """Modules one after the other: each takes what the one before gave."""
-
-    def __init__(self, *modules: Module) -> None:
-        super().__init__(modules)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for module in self:
-            x = module(x)
-        return x
