@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import weakref
 
-import edgec.engine as engine
 import numpy as np
 import pytest
+
+import edgec.engine as engine
 from edgec.engine import GradientError, Tensor, check_grads, enable_grad, grad, is_grad_enabled, no_grad, tensor
 
 

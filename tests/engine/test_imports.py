@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import edgec.engine
 import pytest
+
+import edgec.engine
 
 SOURCES = sorted(Path(edgec.engine.__file__).parent.rglob("*.py"))
 ALLOWED = {"numpy", "ml_dtypes", "safetensors"} | set(sys.stdlib_module_names)

@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from edgec.engine import PRIMITIVES, Tensor, apply, check_grads
-from edgec.engine.arrays import is_float, onnx_from_dtype
-from edgec.engine.registry import Sample
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from edgec.engine import PRIMITIVES, Tensor, apply, check_grads
+from edgec.engine.arrays import is_float, onnx_from_dtype
+from edgec.engine.registry import Sample
 from edgec.errors import UnsupportedError
 
 CASES = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from edgec.engine import Recording, Tensor, TraceError, grad, nn, no_grad, record, tensor
 
 

@@ -6,9 +6,10 @@ import itertools
 import math
 from pathlib import Path
 
-import edgec.engine as engine
 import numpy as np
 import pytest
+
+import edgec.engine as engine
 from edgec.engine import Parameter, StateDictError, Tensor, check_grads, nn, optim, tensor
 from edgec.engine import functional as F  # noqa: N812 - the field's name for it
 from edgec.engine.data import DataLoader, TensorDataset
