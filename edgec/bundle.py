@@ -17,6 +17,7 @@ The same model, target and versions give the same bytes.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -228,8 +229,9 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedEr
 
 
 def _unpack(source: Path, folder: Path) -> dict[str, object]:
+    # In memory, so that every OSError is the disk's and none that of a wrong offset in the archive.
     try:
-        archive = zipfile.ZipFile(source)
+        archive = zipfile.ZipFile(io.BytesIO(source.read_bytes()))
     except _DAMAGED as err:
         raise _unreadable(source, err) from err
     with archive:
