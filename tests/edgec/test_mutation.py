@@ -21,9 +21,14 @@ def weights_of(path: Path) -> dict[str, np.ndarray]:
     return {t.name: numpy_helper.to_array(t) for t in onnx.load(str(bundle.graph)).graph.initializer}
 
 
+def params_of(path: Path) -> np.ndarray:
+    bundle = edgec.load(path)
+    return np.frombuffer(bundle.params.read_bytes(), np.float32).copy()
+
+
 def mutate(path: Path, target: Path, value: float, factor: float) -> Path:
     """The bundle with the one float32 ``value`` of its parameters multiplied by ``factor``."""
-    params = np.frombuffer(edgec.load(path).params.read_bytes(), np.float32).copy()
+    params = params_of(path)
     (index,) = np.flatnonzero(params == np.float32(value))
     params[index] *= factor
     return rewrite(path, target, {"params/params.bin": params.tobytes()})
@@ -46,9 +51,7 @@ def test_one_changed_weight_fails_the_check(
     assert "where the engine gives" in result.stderr
 
 
-def test_only_the_output_that_differs_is_named(
-    native: Path, tmp_path: Path, run_edgec: Callable[..., Result]
-) -> None:
+def test_only_the_output_that_differs_is_named(native: Path, tmp_path: Path, run_edgec: Callable[..., Result]) -> None:
     """The last layer's weights have no part in the features."""
     weights = weights_of(native)["fc.weight"]
     median = weights.flat[np.argsort(np.abs(weights), axis=None)[weights.size // 2]]
@@ -64,7 +67,7 @@ def test_one_changed_weight_of_a_real_network(
 ) -> None:
     """A median weight of ResNet-8's middle, off by a tenth."""
     path = real_bundle("mlperf_tiny_resnet8", "native")
-    params = np.frombuffer(edgec.load(path).params.read_bytes(), np.float32).copy()
+    params = params_of(path)
     middle = np.argsort(np.abs(params))[params.size // 2 :]
     chosen = middle[np.abs(middle - params.size // 2).argmin()]
     params[chosen] *= 1.1

@@ -160,9 +160,7 @@ def test_smallest_rtol_is_the_smallest(reference: np.ndarray, noise: np.ndarray)
     index=st.tuples(st.integers(0, 2), st.integers(0, 3)),
     factor=st.floats(3, 1000),
 )
-def test_one_wrong_element_is_found_and_named(
-    reference: np.ndarray, index: tuple[int, int], factor: float
-) -> None:
+def test_one_wrong_element_is_found_and_named(reference: np.ndarray, index: tuple[int, int], factor: float) -> None:
     largest = float(np.abs(reference).max())
     assume(largest > 1e-3)
     actual = reference.astype(np.float64)

@@ -79,7 +79,7 @@ def test_a_single_sample_and_a_plain_batch_are_understood() -> None:
 @pytest.mark.parametrize(
     ("inputs", "what", "hint"),
     [
-        ({"imag": IMAGE, "mode": MODE}, "the model has no input 'imag'; did you mean 'image'?", "the model takes image: "),
+        ({"imag": IMAGE, "mode": MODE}, "the model has no input 'imag'; did you mean 'image'?", "model takes image: "),
         ({"image": IMAGE, "mode": MODE, "zzz": MODE}, "the model has no input 'zzz'", "mode: int32 scalar"),
         ({"image": IMAGE}, "input 'mode' is missing", "the model takes image: float32 1x3x2, mode: int32 scalar"),
         ({"image": IMAGE[0], "mode": MODE}, "input 'image' has the wrong shape", "fixed when it was compiled"),

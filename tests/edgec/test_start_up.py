@@ -38,7 +38,8 @@ def test_import_is_quick() -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["targets"], ["compile", "--help"], ["doctor"]])
 def test_verbs_that_compile_nothing_load_no_compiler(arguments: list[str]) -> None:
-    code = f"from edgec.cli import main\ntry:\n    main({arguments})\nexcept SystemExit as stop:\n    assert stop.code == 0"
+    call = f"try:\n    main({arguments})\nexcept SystemExit as stop:\n    assert stop.code == 0"
+    code = f"from edgec.cli import main\n{call}"
     assert loaded_by(code) & {"onnxruntime", "torch", "tvm", "tvm_ffi"} == set()
 
 
