@@ -39,7 +39,8 @@ def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
 
 
 def celu(x: Tensor, alpha: float = 1.0) -> Tensor:
-    return p.call("Celu", x, alpha=alpha)
+    """Elu of x / alpha, times alpha, so that its slope is continuous."""
+    return p.scale(p.call("Elu", p.scale(x, 1.0 / alpha)), alpha)
 
 
 def selu(x: Tensor) -> Tensor:
