@@ -69,7 +69,7 @@ def choose_tile(rows: int, vectors: int, registers: int) -> tuple[int, int]:
             break
         for tile_rows in range(1, min(rows, registers) + 1):
             accumulators = tile_rows * tile_vectors
-            if accumulators + tile_vectors + 1 > registers:
+            if accumulators > registers * 3 // 4:  # beyond that LLVM spills
                 break
             waste = -(-rows // tile_rows) * tile_rows / rows * -(-vectors // tile_vectors) * tile_vectors / vectors
             starvation = max(1.0, 8 / accumulators)
