@@ -47,7 +47,6 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = cli.main(arguments, prog_name="edgec", standalone_mode=False)
         sys.stdout.flush()
-        sys.exit(code if isinstance(code, int) else 0)
     except EdgecError as err:
         click.echo(f"edgec: error: {verb + ': ' if verb in _VERBS else ''}{err}", err=True)
         sys.exit(err.exit_code)
@@ -60,14 +59,17 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("edgec: interrupted; nothing was written", err=True)
         sys.exit(130)
-    except BrokenPipeError:  # `edgec inspect m.edgec | head`
-        _drop_stdout()
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        _drop_stdout()  # `edgec inspect m.edgec | head` is no failure; click makes it one
         sys.exit(0)
     except OSError as err:  # a full disk behind stdout, no place for temporary files
         where = f"\n  where: {err.filename}" if err.filename else ""
         click.echo(f"edgec: error: {err.strerror}{where}", err=True)
         _drop_stdout()
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _drop_stdout() -> None:

@@ -85,7 +85,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is no zip archive of arrays")
         with np.load(path) as file:
-            return {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
+        if strangers := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"'{strangers[0]}' in it is no array")
+        return arrays
     except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as err:
         raise EdgecError(
             f"{path} is not an .npz file", where=str(err), fix="write it with numpy.savez, keyed by input name"
