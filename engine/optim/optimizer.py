@@ -1,17 +1,17 @@
-"""Optimizers. Parameters are updated in place, in their own dtype."""
+"""What all optimizers share: parameter groups, state, and how both are saved."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
-import numpy as np
 from edgec.engine.arrays import Array
 from edgec.engine.errors import StateDictError
 from edgec.engine.tensor import Tensor
 
-__all__ = ["SGD", "Adam", "AdamW", "CosineAnnealingLR", "Optimizer", "OptimizerState", "clip_grad_norm_"]
+__all__ = ["Optimizer", "OptimizerState", "ParameterGroup", "Parameters"]
+
+Parameters: TypeAlias = "Iterable[Tensor] | Iterable[Mapping[str, object]]"
 
 
 class OptimizerState(TypedDict):
@@ -46,9 +46,7 @@ class Optimizer:
         settings: Defaults of all groups.
     """
 
-    def __init__(
-        self, parameters: Iterable[Tensor] | Iterable[Mapping[str, object]], settings: Mapping[str, float]
-    ) -> None:
+    def __init__(self, parameters: Parameters, settings: Mapping[str, float]) -> None:
         if settings["lr"] < 0:
             raise ValueError(f"the learning rate must not be negative, it is {settings['lr']}")
         given = list(parameters)
@@ -61,9 +59,18 @@ class Optimizer:
         for item in given:
             if isinstance(item, Mapping):
                 self._add_group(item, settings)
+        self.defaults = dict(settings)
+        self.state: dict[int, dict[str, Array]] = {}
+        self._refuse_twice()
+
+    def add_param_group(self, group: Mapping[str, object]) -> None:
+        """Train more parameters: ``{"params": [...], "lr": 0.01}``; settings that are left out are the defaults."""
+        self._add_group(group, self.defaults)
+        self._refuse_twice()
+
+    def _refuse_twice(self) -> None:
         if len({id(tensor) for tensor in self._all()}) != len(self._all()):
             raise ValueError("a parameter appears twice in the optimizer")
-        self.state: dict[int, dict[str, Array]] = {}
 
     def _add_group(self, group: Mapping[str, object], settings: Mapping[str, float]) -> None:
         unknown = set(group) - set(settings) - {"params"}
@@ -142,118 +149,3 @@ class Optimizer:
             group.settings = dict(settings)
         for parameter, arrays in zip(parameters, state["state"], strict=True):
             self.state[id(parameter)] = {name: array.copy() for name, array in arrays.items()}
-
-
-class SGD(Optimizer):
-    """Stochastic gradient descent with momentum and L2 weight decay.
-
-    v = momentum v + g;  w -= lr v, or lr (g + momentum v) with Nesterov.
-    """
-
-    def __init__(
-        self,
-        parameters: Iterable[Tensor] | Iterable[Mapping[str, object]],
-        lr: float = 0.01,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        nesterov: bool = False,
-    ) -> None:
-        if nesterov and momentum <= 0:
-            raise ValueError("Nesterov needs a momentum above 0")
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.nesterov = nesterov
-
-    def update(self, parameter: Tensor, gradient: Array, group: ParameterGroup, state: dict[str, Array]) -> None:
-        lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
-        if decay:
-            gradient = gradient + decay * parameter.data
-        if momentum:
-            velocity = state.get("velocity")
-            if velocity is None:
-                velocity = state["velocity"] = gradient.copy()
-            else:
-                velocity *= momentum
-                velocity += gradient
-            gradient = gradient + momentum * velocity if self.nesterov else velocity
-        parameter.data -= lr * gradient
-
-
-class Adam(Optimizer):
-    """Adam; weight decay is added to the gradient. Source: Kingma and Ba 2015, algorithm 1."""
-
-    _decay_is_decoupled = False
-
-    def __init__(
-        self,
-        parameters: Iterable[Tensor] | Iterable[Mapping[str, object]],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-    ) -> None:
-        settings = {"lr": lr, "beta1": betas[0], "beta2": betas[1], "eps": eps, "weight_decay": weight_decay}
-        super().__init__(parameters, settings)
-
-    def update(self, parameter: Tensor, gradient: Array, group: ParameterGroup, state: dict[str, Array]) -> None:
-        lr, beta1, beta2, decay = group["lr"], group["beta1"], group["beta2"], group["weight_decay"]
-        if decay and self._decay_is_decoupled:
-            parameter.data *= 1.0 - lr * decay
-        elif decay:
-            gradient = gradient + decay * parameter.data
-        if not state:
-            state["step"] = np.zeros((), np.int64)
-            state["mean"], state["square"] = np.zeros_like(parameter.data), np.zeros_like(parameter.data)
-        state["step"] = state["step"] + 1
-        count = int(state["step"])
-        mean, square = state["mean"], state["square"]
-        mean *= beta1
-        mean += (1.0 - beta1) * gradient
-        square *= beta2
-        square += (1.0 - beta2) * np.square(gradient)
-        denominator = np.sqrt(square)
-        denominator *= 1.0 / math.sqrt(1.0 - beta2**count)
-        denominator += group["eps"]
-        parameter.data -= lr / (1.0 - beta1**count) * (mean / denominator)
-
-
-class AdamW(Adam):
-    """Adam with decoupled weight decay. Source: Loshchilov and Hutter 2019, algorithm 2."""
-
-    _decay_is_decoupled = True
-
-    def __init__(
-        self,
-        parameters: Iterable[Tensor] | Iterable[Mapping[str, object]],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-    ) -> None:
-        super().__init__(parameters, lr, betas, eps, weight_decay)
-
-
-class CosineAnnealingLR:
-    """Half a cosine from the start rate to `eta_min` over `T_max` calls of step(), flat afterwards.
-
-    Source: Loshchilov and Hutter 2017, eq. 5.
-    """
-
-    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
-        self.optimizer, self.length, self.eta_min, self.count = optimizer, T_max, eta_min, 0
-        self._start = [group["lr"] for group in optimizer.groups]
-
-    def step(self) -> None:
-        self.count += 1
-        share = 0.5 * (1.0 + math.cos(math.pi * min(self.count / self.length, 1.0)))
-        for group, start in zip(self.optimizer.groups, self._start, strict=True):
-            group["lr"] = self.eta_min + (start - self.eta_min) * share
-
-
-def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """Scale all gradients in place so that their common norm is at most `max_norm`; gives the norm before."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = math.sqrt(sum(float(np.vdot(gradient.data, gradient.data)) for gradient in gradients))
-    if norm > max_norm:
-        for gradient in gradients:
-            gradient.data *= max_norm / norm
-    return norm
