@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from edgec.engine import primitives as p
-from edgec.engine.arrays import Array
+from edgec.engine.arrays import Array, is_float
+from edgec.engine.ops.running import running_products
 from edgec.engine.registry import PRIMITIVES, Gradients, Rule, Sample, primitive
 from edgec.engine.samples import distinct, normal, positive
 from edgec.engine.tape import Node
@@ -78,7 +79,18 @@ def _extremum_gradient(call: Node, dy: Tensor) -> Gradients:
 
 
 def _product_gradient(call: Node, dy: Tensor) -> Gradients:
-    return (_stretched(call, dy * call.output(0)) / call.input(0),)
+    # The product of all others, without a division, which would make nan of a zero.
+    x, axes = call.input(0), _axes_of(call)
+    if not axes:
+        return (dy,)
+    order = [*(axis for axis in range(x.ndim) if axis not in axes), *axes]
+    kept = x.ndim - len(axes)
+    moved = p.transpose(x, order)
+    count = int(np.prod(moved.shape[kept:]))
+    flat = p.reshape(moved, [*moved.shape[:kept], count])
+    others = running_products(flat, kept, True, False) * running_products(flat, kept, True, True)
+    back = [int(axis) for axis in np.argsort(order)]
+    return (_stretched(call, dy) * p.transpose(p.reshape(others, moved.shape), back),)
 
 
 def _sum_square_gradient(call: Node, dy: Tensor) -> Gradients:
@@ -90,7 +102,10 @@ def _l1_gradient(call: Node, dy: Tensor) -> Gradients:
 
 
 def _l2_gradient(call: Node, dy: Tensor) -> Gradients:
-    return (_stretched(call, dy / call.output(0)) * call.input(0),)
+    # The norm has a kink where it is zero; of its slopes there, zero is the shortest.
+    norm = call.output(0)
+    norm = p.where(p.equal(norm, p.full_like(norm, 0.0)), p.full_like(norm, 1.0), norm)
+    return (_stretched(call, dy / norm) * call.input(0),)
 
 
 def _log_sum_gradient(call: Node, dy: Tensor) -> Gradients:
@@ -108,6 +123,18 @@ def _log_sum_exp(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
     return total if keepdims else total.squeeze(axes)
 
 
+def _initial(x: Array, infinity: float) -> dict[str, Any]:
+    """What the extremum of nothing is, for NumPy; where there is something it needs none."""
+    if x.size:
+        return {}
+    if x.dtype.kind == "b":
+        return {"initial": infinity > 0}
+    if is_float(x.dtype):
+        return {"initial": infinity}
+    info = np.iinfo(x.dtype)
+    return {"initial": info.max if infinity > 0 else info.min}
+
+
 def _mean(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
     if x.dtype.kind in "iu":
         count = int(np.prod([x.shape[axis] for axis in axes]))
@@ -117,9 +144,21 @@ def _mean(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
 
 _reduction("ReduceSum", lambda x, axes, keep: np.sum(x, axis=axes, keepdims=keep, dtype=x.dtype), _sum_gradient, (1,))
 _reduction("ReduceMean", _mean, _mean_gradient, (1,))
-_reduction("ReduceMax", lambda x, axes, keep: np.max(x, axis=axes, keepdims=keep), _extremum_gradient, (0, 1), (0,))
-_reduction("ReduceMin", lambda x, axes, keep: np.min(x, axis=axes, keepdims=keep), _extremum_gradient, (0, 1), (0,))
-_reduction("ReduceProd", lambda x, axes, keep: np.prod(x, axis=axes, keepdims=keep), _product_gradient, (0, 1), (0,))
+_reduction(
+    "ReduceMax",
+    lambda x, axes, keep: np.max(x, axis=axes, keepdims=keep, **_initial(x, -np.inf)),
+    _extremum_gradient,
+    (0, 1),
+    (0,),
+)
+_reduction(
+    "ReduceMin",
+    lambda x, axes, keep: np.min(x, axis=axes, keepdims=keep, **_initial(x, np.inf)),
+    _extremum_gradient,
+    (0, 1),
+    (0,),
+)
+_reduction("ReduceProd", lambda x, axes, keep: np.prod(x, axis=axes, keepdims=keep), _product_gradient, (0, 1))
 _reduction(
     "ReduceSumSquare", lambda x, axes, keep: np.sum(x * x, axis=axes, keepdims=keep), _sum_square_gradient, (0, 1)
 )
