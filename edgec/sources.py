@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+import edgec
 from edgec.errors import EdgecError, UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +52,18 @@ def read_model(source: ModelSource, inputs: InputSpec | None = None) -> ir.Model
             "an engine module needs example inputs to be traced",
             fix="pass inputs={'x': (1, 3, 224, 224)} or --input-shape x:1x3x224x224",
         )
-    return frontend.trace(source, *(_example(spec) for spec in inputs.values()), input_names=list(inputs))
+    examples = [_example(spec) for spec in inputs.values()]
+    try:
+        return frontend.trace(source, *examples, input_names=list(inputs))
+    except EdgecError:
+        raise
+    except Exception as err:  # the user's own code ran, on shapes it may not be made for
+        given = ", ".join(f"{name}: {array.dtype} {array.shape}" for name, array in zip(inputs, examples, strict=True))
+        raise EdgecError(
+            f"tracing the model failed with {type(err).__name__}: {err}",
+            where=f"{_origin(err)}, inputs {given}",
+            fix="run the model on arrays of these shapes in Python first",
+        ) from err
 
 
 def model_name(source: ModelSource) -> str:
@@ -83,7 +95,7 @@ def _call_reference(reference: str) -> ModelSource:
     except Exception as err:  # the user's own code ran: whatever it raises
         raise EdgecError(
             f"cannot load the model '{reference}'",
-            where=_origin(err),
+            where=str(err) if isinstance(err, ImportError | AttributeError) else f"{_origin(err)}: {err}",
             fix="give a path to an .onnx file, or package.module:callable of an importable module",
         ) from err
     if not isinstance(result, Module | onnx.ModelProto | ir.Model | str | Path):
@@ -92,10 +104,11 @@ def _call_reference(reference: str) -> ModelSource:
 
 
 def _origin(err: Exception) -> str:
-    """The error in one line, with the line of the user's code that raised it."""
-    last = traceback.extract_tb(err.__traceback__)[-1]
-    is_ours = isinstance(err, ImportError | AttributeError)  # these name what is missing
-    return str(err) if is_ours else f"{last.filename}:{last.lineno}: {type(err).__name__}: {err}"
+    """Type and line of an error in the user's code: the last frame that is not edgec's own."""
+    ours = str(Path(edgec.__file__).resolve().parent.parent)
+    frames = traceback.extract_tb(err.__traceback__)
+    last = next((f for f in reversed(frames) if not f.filename.startswith(ours)), frames[-1])
+    return f"{last.filename}:{last.lineno}: {type(err).__name__}"
 
 
 def _shape(spec: Sequence[int] | np.ndarray) -> tuple[int, ...]:
