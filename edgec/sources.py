@@ -105,7 +105,7 @@ def _call_reference(reference: str) -> ModelSource:
 
 def _origin(err: Exception) -> str:
     """Type and line of an error in the user's code: the last frame that is not edgec's own."""
-    ours = str(Path(edgec.__file__).resolve().parent.parent)
+    ours = tuple(edgec.__path__)
     frames = traceback.extract_tb(err.__traceback__)
     last = next((f for f in reversed(frames) if not f.filename.startswith(ours)), frames[-1])
     return f"{last.filename}:{last.lineno}: {type(err).__name__}"
