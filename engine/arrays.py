@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "DTypeLike", "dtype_from_onnx", "is_float", "onnx_from_dtype"]
+__all__ = ["Array", "DTypeLike", "dtype_from_onnx", "has_onnx_type", "is_float", "onnx_from_dtype"]
 
 Array: TypeAlias = npt.NDArray[Any]
 DTypeLike: TypeAlias = npt.DTypeLike
@@ -35,6 +35,10 @@ _EXTENDED_CODES = {
     20: "float8_e5m2fnuz",
     21: "uint4",
     22: "int4",
+    23: "float4_e2m1fn",
+    24: "float8_e8m0fnu",
+    25: "uint2",
+    26: "int2",
 }
 _DTYPES = {code: np.dtype(name) for code, name in _CODES.items()}
 _NUMBERS = {dtype: code for code, dtype in _DTYPES.items()}
@@ -60,6 +64,11 @@ def onnx_from_dtype(dtype: DTypeLike) -> int:
     if code is None:
         raise TypeError(f"dtype {resolved} has no ONNX data type")
     return code
+
+
+def has_onnx_type(dtype: np.dtype[Any]) -> bool:
+    """Whether arrays of this dtype can be values of a model."""
+    return dtype in _NUMBERS or dtype.name in _EXTENDED_NUMBERS
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
