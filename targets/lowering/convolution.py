@@ -9,9 +9,9 @@ from tvm import relax, te, tirx
 from edgec.errors import UnsupportedError
 from edgec.targets.lowering import layouts
 from edgec.targets.lowering.attributes import integer, integers, text
-from edgec.targets.lowering.emitter import Blocked, Emitter, Fusion, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import Emitter, Fusion, lowers, shape_of, static_shape
 
-__all__ = ["add_bias", "conv_geometry", "merge_groups", "pad_spatial", "widened"]
+__all__ = ["add_bias", "conv_geometry", "merge_groups", "widened"]
 
 KERNEL = "edgec.kernel"
 """Attribute of a tensor expression that names the schedule family of its kernel."""
@@ -52,16 +52,14 @@ def conv(emitter: Emitter, node: ir.Node) -> None:
     if group == 1:
         result = _direct(emitter, x, weights, strides, dilations, pads, lanes)
     elif group == in_channels == out_channels:
-        padded = _pad_blocked(emitter, emitter.blocked(x), pads)
         packed = emitter.const(layouts.pack_depthwise_weights(weights, lanes))
-        result = emitter.te(depthwise_blocked, padded, packed, strides, dilations, name="depthwise")
+        arguments = (emitter.blocked(x).var, packed, strides, dilations, pads)
+        result = emitter.te(depthwise_blocked, *arguments, name="depthwise", fusion=Fusion.EPILOGUE)
     else:
         weights, group = merge_groups(weights, group, lanes)
-        padded = _pad_blocked(emitter, emitter.blocked(x), pads)
         packed = emitter.const(layouts.pack_conv_weights(weights, lanes, lanes))
-        result = emitter.te(
-            conv2d_grouped, padded, packed, strides, dilations, group, name="conv2d", fusion=Fusion.EPILOGUE
-        )
+        arguments = (emitter.blocked(x).var, packed, strides, dilations, pads)
+        result = emitter.te(conv2d_blocked, *arguments, group, name="conv2d", fusion=Fusion.EPILOGUE)
     result = add_bias(emitter, node, result, 1)
     emitter.set_blocked(node.outputs[0], result, out_channels)
 
@@ -119,17 +117,14 @@ def _direct(
     if in_channels < lanes and not emitter.is_blocked(x):
         source = emitter.plain(x)
         source = emitter.reshape(source, layouts.image_shape(shape_of(source)))
-        if any(pads):
+        if any(pads):  # few channels are copied quickly; conditions on single elements would stay in the inner loop
             source = emitter.te(pad_spatial, source, pads, 2, name="pad", fusion=Fusion.INJECTIVE)
         packed = emitter.const(layouts.pack_conv_weights(weights, lanes, in_channels))
-        return emitter.te(conv2d_plain_input, source, packed, strides, dilations, name="conv2d")
-    padded = _pad_blocked(emitter, emitter.blocked(x), pads)
+        arguments = (source, packed, strides, dilations)
+        return emitter.te(conv2d_plain_input, *arguments, name="conv2d", fusion=Fusion.EPILOGUE)
     packed = emitter.const(layouts.pack_conv_weights(weights, lanes, lanes))
-    return emitter.te(conv2d_blocked, padded, packed, strides, dilations, name="conv2d")
-
-
-def _pad_blocked(emitter: Emitter, x: Blocked, pads: list[int]) -> relax.Expr:
-    return emitter.te(pad_spatial, x.var, pads, 2, name="pad", fusion=Fusion.INJECTIVE) if any(pads) else x.var
+    arguments = (emitter.blocked(x).var, packed, strides, dilations, pads)
+    return emitter.te(conv2d_blocked, *arguments, name="conv2d", fusion=Fusion.EPILOGUE)
 
 
 def pad_spatial(x: te.Tensor, pads: list[int], first_axis: int, value: float = 0.0) -> te.Tensor:
@@ -154,21 +149,30 @@ def pad_spatial(x: te.Tensor, pads: list[int], first_axis: int, value: float = 0
     return te.compute(shape, element, name="pad")
 
 
-def conv2d_blocked(x: te.Tensor, w: te.Tensor, strides: list[int], dilations: list[int]) -> te.Tensor:
-    """Direct convolution: x (N, I/i, H, W, i), already padded; w (O/o, I/i, kh, kw, i, o) -> (N, O/o, H', W', o)."""
-    n, in_blocks, height, width, in_lanes = (int(s) for s in x.shape)
-    out_blocks, _, kh, kw, _, lanes = (int(s) for s in w.shape)
+def conv2d_blocked(
+    x: te.Tensor, w: te.Tensor, strides: list[int], dilations: list[int], pads: list[int], group: int = 1
+) -> te.Tensor:
+    """Direct convolution: x (N, I/i, H, W, i); w (O/o, I/i/group, kh, kw, i, o) -> (N, O/o, H', W', o).
+
+    Groups are made of whole blocks. The padding is a stage of its own, which the schedule inlines.
+    """
+    x = pad_spatial(x, pads, 2) if any(pads) else x
+    n, _, height, width, in_lanes = (int(s) for s in x.shape)
+    out_blocks, in_blocks, kh, kw, _, lanes = (int(s) for s in w.shape)
     out_h, out_w = _out(height, kh, strides[0], dilations[0]), _out(width, kw, strides[1], dilations[1])
     ic, ky, kx, ici = _reduce_axes((in_blocks, "ic"), (kh, "ky"), (kw, "kx"), (in_lanes, "ici"))
+
+    def product(b: tirx.Var, o: tirx.Var, y: tirx.Var, xx: tirx.Var, c: tirx.Var) -> tirx.Expr:
+        source = ic if group == 1 else tirx.floordiv(o, out_blocks // group) * in_blocks + ic
+        row, column = y * strides[0] + ky * dilations[0], xx * strides[1] + kx * dilations[1]
+        return te.sum(x[b, source, row, column, ici] * w[o, ic, ky, kx, ici, c], axis=[ic, ky, kx, ici])
+
+    is_pointwise = (kh, kw, *strides) == (1, 1, 1, 1) and not any(pads)
     return te.compute(
         (n, out_blocks, out_h, out_w, lanes),
-        lambda b, o, y, xx, c: te.sum(
-            x[b, ic, y * strides[0] + ky * dilations[0], xx * strides[1] + kx * dilations[1], ici]
-            * w[o, ic, ky, kx, ici, c],
-            axis=[ic, ky, kx, ici],
-        ),
+        product,
         name="conv2d",
-        attrs={KERNEL: "pointwise" if (kh, kw, *strides) == (1, 1, 1, 1) else "conv2d"},
+        attrs={KERNEL: "pointwise" if is_pointwise else "conv2d"},
     )
 
 
@@ -189,45 +193,25 @@ def conv2d_plain_input(x: te.Tensor, w: te.Tensor, strides: list[int], dilations
     )
 
 
-def conv2d_grouped(x: te.Tensor, w: te.Tensor, strides: list[int], dilations: list[int], group: int) -> te.Tensor:
-    """Groups of whole blocks: as `conv2d_blocked`, each output block reads the input blocks of its group."""
-    n, _, height, width, in_lanes = (int(s) for s in x.shape)
-    out_blocks, in_blocks, kh, kw, _, lanes = (int(s) for s in w.shape)
-    out_h, out_w = _out(height, kh, strides[0], dilations[0]), _out(width, kw, strides[1], dilations[1])
-    ic, ky, kx, ici = _reduce_axes((in_blocks, "ic"), (kh, "ky"), (kw, "kx"), (in_lanes, "ici"))
-    return te.compute(
-        (n, out_blocks, out_h, out_w, lanes),
-        lambda b, o, y, xx, c: te.sum(
-            x[
-                b,
-                tirx.floordiv(o, out_blocks // group) * in_blocks + ic,
-                y * strides[0] + ky * dilations[0],
-                xx * strides[1] + kx * dilations[1],
-                ici,
-            ]
-            * w[o, ic, ky, kx, ici, c],
-            axis=[ic, ky, kx, ici],
-        ),
-        name="conv2d",
-        attrs={KERNEL: "conv2d"},
-    )
+def depthwise_blocked(
+    x: te.Tensor, w: te.Tensor, strides: list[int], dilations: list[int], pads: list[int]
+) -> te.Tensor:
+    """Depthwise convolution: x (N, C/c, H, W, c); w (M * C/c, kh, kw, c) -> (N, M * C/c, H', W', c).
 
-
-def depthwise_blocked(x: te.Tensor, w: te.Tensor, strides: list[int], dilations: list[int]) -> te.Tensor:
-    """Depthwise convolution: x (N, C/c, H, W, c), already padded; w (C/c, kh, kw, c) -> (N, C/c, H', W', c)."""
+    With M > 1 there are M sets of weights, whose results lie one after the other.
+    """
+    x = pad_spatial(x, pads, 2) if any(pads) else x
     n, blocks, height, width, lanes = (int(s) for s in x.shape)
-    _, kh, kw, _ = (int(s) for s in w.shape)
+    out_blocks, kh, kw, _ = (int(s) for s in w.shape)
     out_h, out_w = _out(height, kh, strides[0], dilations[0]), _out(width, kw, strides[1], dilations[1])
     ky, kx = _reduce_axes((kh, "ky"), (kw, "kx"))
-    return te.compute(
-        (n, blocks, out_h, out_w, lanes),
-        lambda b, o, y, xx, c: te.sum(
-            x[b, o, y * strides[0] + ky * dilations[0], xx * strides[1] + kx * dilations[1], c] * w[o, ky, kx, c],
-            axis=[ky, kx],
-        ),
-        name="depthwise",
-        attrs={KERNEL: "conv2d"},
-    )
+
+    def product(b: tirx.Var, o: tirx.Var, y: tirx.Var, xx: tirx.Var, c: tirx.Var) -> tirx.Expr:
+        source = o if blocks == out_blocks else tirx.floormod(o, blocks)
+        row, column = y * strides[0] + ky * dilations[0], xx * strides[1] + kx * dilations[1]
+        return te.sum(x[b, source, row, column, c] * w[o, ky, kx, c], axis=[ky, kx])
+
+    return te.compute((n, out_blocks, out_h, out_w, lanes), product, name="depthwise", attrs={KERNEL: "depthwise"})
 
 
 def _out(size: int, kernel: int, stride: int, dilation: int) -> int:

@@ -16,7 +16,7 @@ from tvm import relax, te, tirx
 from edgec.errors import UnsupportedError
 from edgec.targets.lowering import layouts
 from edgec.targets.lowering.attributes import integer, integers, text
-from edgec.targets.lowering.convolution import KERNEL, add_bias, conv2d_blocked, pad_spatial
+from edgec.targets.lowering.convolution import add_bias, conv2d_blocked, depthwise_blocked
 from edgec.targets.lowering.emitter import Emitter, Fusion, lowers, static_shape
 
 __all__: list[str] = []
@@ -69,10 +69,7 @@ def conv_transpose(emitter: Emitter, node: ir.Node) -> None:
     group = integer(node, "group", 1)
     stacked = _stack_phases(_by_output(_dilate(weights, dilations), group), rows, columns)
     pads = [rows.pads[0], columns.pads[0], rows.pads[1], columns.pads[1]]
-    padded = emitter.blocked(x).var
-    if any(pads):
-        padded = emitter.te(pad_spatial, padded, pads, 2, name="pad", fusion=Fusion.INJECTIVE)
-    result = _convolve(emitter, padded, stacked, group)
+    result = _convolve(emitter, emitter.blocked(x).var, stacked, group, pads)
     result = add_bias(emitter, node, result, rows.stride * columns.stride)
     result = emitter.te(_interleave, result, rows, columns, out_sizes, name="interleave", fusion=Fusion.INJECTIVE)
     emitter.set_blocked(out, result, static_shape(out)[1])
@@ -123,29 +120,16 @@ def _stack_phases(weights: np.ndarray, rows: Phases, columns: Phases) -> np.ndar
     return split.transpose(3, 5, 0, 1, 2, 4).reshape(-1, outputs, inputs, rows.taps, columns.taps)
 
 
-def _convolve(emitter: Emitter, padded: relax.Expr, stacked: np.ndarray, group: int) -> relax.Expr:
+def _convolve(emitter: Emitter, x: relax.Expr, stacked: np.ndarray, group: int, pads: list[int]) -> relax.Expr:
     """All phases at once: (N, phases * O/o, H', W', o)."""
     lanes = emitter.profile.lanes(stacked.dtype.name)
     if group > 1 and stacked.shape[2] == 1:
         packed = np.concatenate([layouts.pack_depthwise_weights(phase, lanes) for phase in stacked])
-        return emitter.te(_depthwise_phases, padded, emitter.const(packed), name="depthwise", fusion=Fusion.EPILOGUE)
-    packed = np.concatenate([layouts.pack_conv_weights(phase, lanes, lanes) for phase in stacked])
-    return emitter.te(conv2d_blocked, padded, emitter.const(packed), [1, 1], [1, 1], name="conv2d")
-
-
-def _depthwise_phases(x: te.Tensor, w: te.Tensor) -> te.Tensor:
-    """Input (N, C/c, H, W, c), weights (phases * C/c, kh, kw, c) -> (N, phases * C/c, H', W', c)."""
-    n, blocks, height, width, lanes = (int(s) for s in x.shape)
-    out_blocks, kh, kw, _ = (int(s) for s in w.shape)
-    ky, kx = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, kw), "kx")
-    return te.compute(
-        (n, out_blocks, height - kh + 1, width - kw + 1, lanes),
-        lambda b, o, y, xx, c: te.sum(
-            x[b, tirx.floormod(o, blocks), y + ky, xx + kx, c] * w[o, ky, kx, c], axis=[ky, kx]
-        ),
-        name="depthwise",
-        attrs={KERNEL: "conv2d"},
-    )
+        function, name = depthwise_blocked, "depthwise"
+    else:
+        packed = np.concatenate([layouts.pack_conv_weights(phase, lanes, lanes) for phase in stacked])
+        function, name = conv2d_blocked, "conv2d"
+    return emitter.te(function, x, emitter.const(packed), [1, 1], [1, 1], pads, name=name, fusion=Fusion.EPILOGUE)
 
 
 def _interleave(x: te.Tensor, rows: Phases, columns: Phases, out_sizes: list[int]) -> te.Tensor:

@@ -19,20 +19,29 @@ from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilog
 __all__ = ["choose_tile", "schedule"]
 
 
-def schedule(sch: Schedule, profile: Profile) -> bool:
-    """Schedule a kernel whose main block is annotated ``conv2d`` or ``pointwise`` (1×1, stride 1).
+MAX_UNROLLED_TAPS = 9
+"""Kernels of at most so many taps are unrolled whole, larger ones along their columns."""
 
-    The result has the axes (n, o, y, x, c).
+
+def schedule(sch: Schedule, profile: Profile) -> bool:
+    """Schedule a kernel whose main block is annotated ``conv2d``, ``depthwise`` or ``pointwise`` (1×1, stride 1).
+
+    The result has the axes (n, o, y, x, c). Padding is inlined: at the border its conditions are constants, once the
+    tiles and the taps are unrolled, and inside they are true.
     """
     blocks = analyse(sch)
-    if blocks.family not in ("conv2d", "pointwise"):
+    if blocks.family not in ("conv2d", "depthwise", "pointwise"):
         return False
+    for block in blocks.all[: blocks.main_index]:
+        sch.compute_inline(block)
     conv, last = blocks.main, inline_epilogue(sch, blocks)
     reduction = bound_extents(sch, conv)[5:]
+    taps = [axis.var.name.removeprefix("v_") in ("ky", "kx") for axis in sch.get(conv).iter_vars[5:]]
     if blocks.family == "pointwise":
         _join_rows(sch, conv, last)
     extents = bound_extents(sch, last)
-    columns, channel_blocks = choose_tile(extents[-2], extents[1], profile.instruction_set.vector_registers)
+    mixed_blocks = 1 if blocks.family == "depthwise" else extents[1]
+    columns, channel_blocks = choose_tile(extents[-2], mixed_blocks, profile.instruction_set.vector_registers)
     n, o, *rows, x, c = sch.get_loops(last)
     o_outer, o_inner = sch.split(o, [None, channel_blocks])
     x_outer, x_inner = sch.split(x, [None, columns])
@@ -47,7 +56,10 @@ def schedule(sch: Schedule, profile: Profile) -> bool:
     # Vectorize and unroll before decompose_reduction: afterwards the loops belong to two blocks.
     sch.reorder(*reduced, *spatial)
     sch.vectorize(spatial[-1])
-    for loop in spatial[:-1]:
+    tap_loops = [loop for loop, is_tap in zip(reduced, taps, strict=True) if is_tap]
+    if math.prod(int(sch.get(loop).extent) for loop in tap_loops) > MAX_UNROLLED_TAPS:
+        tap_loops = tap_loops[-1:]
+    for loop in (*tap_loops, *spatial[:-1]):
         sch.unroll(loop)
     sch.decompose_reduction(conv, reduced[0])
     return True
