@@ -3,6 +3,7 @@
 ::
 
     EdgecError
+    ├── AnomalyError      NaN or Inf appeared while `detect_anomaly` was on
     ├── GradientError     a gradient was asked for that does not exist any more, or never did
     ├── StateDictError    saved values do not fit the module or optimizer they are loaded into
     └── TraceError        Python looked at the value of a traced tensor
@@ -12,7 +13,11 @@ from __future__ import annotations
 
 from edgec.errors import EdgecError
 
-__all__ = ["GradientError", "StateDictError", "TraceError"]
+__all__ = ["AnomalyError", "GradientError", "StateDictError", "TraceError"]
+
+
+class AnomalyError(EdgecError):
+    """An operator, or the gradient of one, produced NaN or Inf while `detect_anomaly` was on."""
 
 
 class GradientError(EdgecError):

@@ -209,8 +209,8 @@ def sum_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def detach(x: Tensor) -> Tensor:
     """The same values outside the graph; a recording sees an Identity, so that the value stays traced."""
-    alias = tensors.wrap(x.data, None, 0)
+    alias = tensors.wrap(x.array, None, 0)
     active = recording.active()
     if active is not None:
-        active.append("Identity", (x,), {}, (alias,))
+        active.append("Identity", (x,), {}, (alias,), is_noted=False)
     return alias

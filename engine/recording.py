@@ -1,14 +1,14 @@
 """The recording of a run: every primitive that was applied, in order, with the line of the user's code behind it.
 
-``frontend`` turns a Recording into an IR graph. Values are real while recording, the function simply runs on example
-arrays; what must not happen is Python deciding something by them, and `refuse_value` catches that.
+``frontend`` turns a Recording into an IR graph, `edgec.engine.replay` runs it again. Values are real while recording,
+the function simply runs on example arrays; what must not happen is Python deciding something by them, and
+`refuse_value` catches that. A branch or a loop is a node whose attributes hold the Recordings of its bodies.
 """
 
 from __future__ import annotations
 
 import linecache
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,11 +16,12 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from edgec.engine.errors import TraceError
+from edgec.engine.modes import AlreadyQuiet, state
 
 if TYPE_CHECKING:
     from edgec.engine.tensor import Tensor
 
-__all__ = ["RecordedNode", "Recording", "active", "record", "refuse_value", "suspended"]
+__all__ = ["RecordedNode", "Recording", "active", "record", "record_body", "refuse_value", "suspended", "user_line"]
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,10 @@ class RecordedNode:
     Attributes:
         op_type: ONNX operator name; names that start with ``edgec.`` are the engine's own.
         inputs: Its inputs in ONNX order, None for an omitted optional one.
-        attributes: Its attributes by their ONNX names, as they were given.
+        attributes: Its attributes by their ONNX names, as they were given; a body is a Recording.
         outputs: The tensors it made.
         source: ``path.py:12``, the user's line that led to it.
+        is_noted: Whether the call was made with gradients enabled.
     """
 
     op_type: str
@@ -40,23 +42,76 @@ class RecordedNode:
     attributes: dict[str, object]
     outputs: tuple[Tensor, ...]
     source: str
+    is_noted: bool = True
+
+    def bodies(self) -> list[Recording]:
+        return [value for value in self.attributes.values() if isinstance(value, Recording)]
+
+    def reads(self) -> list[Tensor]:
+        """Every tensor it depends on: its inputs, and what its bodies take from outside."""
+        return [
+            *(tensor for tensor in self.inputs if tensor is not None),
+            *(tensor for body in self.bodies() for tensor in body.captures()),
+        ]
 
 
 @dataclass
 class Recording:
-    """The nodes of one run, in execution order."""
+    """The nodes of one run, in execution order.
+
+    Attributes:
+        inputs: The tensors that stand for the inputs of the function.
+        nodes: The calls.
+        outputs: What a body of a branch or loop gives; empty for a whole function.
+        parent: The recording that a body belongs to.
+    """
 
     inputs: tuple[Tensor, ...]
     nodes: list[RecordedNode] = field(default_factory=list)
+    outputs: tuple[Tensor, ...] = ()
+    parent: Recording | None = field(default=None, repr=False)
     # The nodes hold every traced tensor alive, so an id cannot be given to another tensor meanwhile.
     _traced: set[int] = field(default_factory=set, repr=False)
+    _made: set[int] = field(default_factory=set, repr=False)
+    # A tensor that was changed in place, and the recorded tensor whose value it has now.
+    _changed: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self._traced.update(id(tensor) for tensor in self.inputs)
+        self._made.update(self._traced)
 
     def is_traced(self, tensor: Tensor) -> bool:
         """Whether the tensor was computed from the recording's inputs."""
-        return id(tensor) in self._traced
+        return id(self.resolve(tensor)) in self._traced or (self.parent is not None and self.parent.is_traced(tensor))
+
+    def resolve(self, tensor: Tensor) -> Tensor:
+        """The recorded tensor that has the value of `tensor`: another one if `tensor` was changed in place."""
+        changed = self._changed.get(id(tensor))
+        if changed is not None:
+            return changed[1]
+        return tensor if self.parent is None else self.parent.resolve(tensor)
+
+    def changes(self) -> list[tuple[Tensor, Tensor]]:
+        """Tensors from outside that were changed in place, and what they became."""
+        return [
+            (tensor, became)
+            for key, (tensor, became) in self._changed.items()
+            if became is not tensor and (key not in self._made or any(tensor is given for given in self.inputs))
+        ]
+
+    def captures(self) -> list[Tensor]:
+        """What is read here but was neither given as an input nor made here."""
+        made = {id(tensor) for tensor in self.inputs}
+        found: dict[int, Tensor] = {}
+        for node in self.nodes:
+            for tensor in node.reads():
+                if id(tensor) not in made:
+                    found.setdefault(id(tensor), tensor)
+            made.update(id(tensor) for tensor in node.outputs)
+        for tensor in self.outputs:
+            if id(tensor) not in made:
+                found.setdefault(id(tensor), tensor)
+        return list(found.values())
 
     def append(
         self,
@@ -64,24 +119,46 @@ class Recording:
         inputs: Sequence[Tensor | None],
         attributes: Mapping[str, object],
         outputs: tuple[Tensor, ...],
+        is_noted: bool | None = None,
+        is_traced: bool = False,
     ) -> None:
         frame = _user_frame()
-        source = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
-        self.nodes.append(RecordedNode(op_type, tuple(inputs), dict(attributes), outputs, source))
-        if any(tensor is not None and self.is_traced(tensor) for tensor in inputs):
+        source = "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        read = tuple(None if tensor is None else self.resolve(tensor) for tensor in inputs)
+        noted = state.grad_enabled if is_noted is None else is_noted
+        node = RecordedNode(op_type, read, dict(attributes), outputs, source, noted)
+        self.nodes.append(node)
+        self._made.update(id(tensor) for tensor in outputs)
+        if is_traced or any(self.is_traced(tensor) for tensor in node.reads()):
             self._traced.update(id(tensor) for tensor in outputs)
 
+    def equate(self, tensor: Tensor, became: Tensor) -> None:
+        """From now on `tensor` has the value that the recorded tensor `became` has.
 
-class _State(threading.local):
-    recording: Recording | None = None
+        Raises:
+            TraceError: A body changes a tensor from outside; ONNX's branches and loops cannot do that.
+        """
+        if self.parent is not None and not self._is_own(tensor):
+            raise TraceError(
+                f"a tensor of shape {tensor.shape} from outside is changed in place in the body of a traced cond, "
+                "while_loop or scan",
+                where=user_line(),
+                fix="return the new value from the body, and change the tensor after the call",
+            )
+        self._changed[id(tensor)] = (tensor, self.resolve(became))
 
+    def alias(self, new: Tensor, tensor: Tensor) -> None:
+        """`new` was made outside the primitives and has the value of `tensor`."""
+        self._made.add(id(new))
+        self._changed[id(new)] = (new, self.resolve(tensor))
 
-_state = _State()
+    def _is_own(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._made or id(tensor) in self._changed
 
 
 def active() -> Recording | None:
     """The recording of this thread, or None."""
-    return _state.recording
+    return state.recording
 
 
 @contextmanager
@@ -94,43 +171,66 @@ def record(inputs: Sequence[Tensor]) -> Iterator[Recording]:
     Raises:
         TraceError: A recording is already active in this thread.
     """
-    if _state.recording is not None:
+    if state.recording is not None:
         raise TraceError(
             "a recording is already active in this thread",
             fix="trace the inner function first, or call it directly instead of tracing it",
         )
-    _state.recording = Recording(tuple(inputs))
-    try:
-        yield _state.recording
-    finally:
-        _state.recording = None
+    with _recorded(Recording(tuple(inputs))) as recording:
+        yield recording
+
+
+@contextmanager
+def record_body(inputs: Sequence[Tensor]) -> Iterator[Recording]:
+    """Record the body of a branch or loop apart, within the active recording."""
+    with _recorded(Recording(tuple(inputs), parent=state.recording)) as recording:
+        yield recording
 
 
 @contextmanager
 def suspended() -> Iterator[None]:
-    """Inside, nothing is recorded: for the inner calls of a primitive that is recorded as a whole."""
-    before, _state.recording = _state.recording, None
+    """For a forward that is itself written in primitives: they are no calls of the user's, and are not written down."""
+    before = state.recording, state.autocast, state.finds_anomalies, state.quiet
+    state.recording, state.autocast, state.finds_anomalies, state.quiet = None, None, False, AlreadyQuiet()
+    state.refresh()
     try:
         yield
     finally:
-        _state.recording = before
+        state.recording, state.autocast, state.finds_anomalies, state.quiet = before
+        state.refresh()
+
+
+@contextmanager
+def _recorded(recording: Recording) -> Iterator[Recording]:
+    state.recording = recording
+    state.refresh()
+    try:
+        yield recording
+    finally:
+        state.recording = recording.parent
+        state.refresh()
 
 
 def refuse_value(tensor: Tensor, access: str) -> None:
     """Raise TraceError if `tensor` is traced: `access` (as in ``bool()``) needs its value."""
-    recording = _state.recording
+    recording = state.recording
     if recording is None or not recording.is_traced(tensor):
         return
-    frame = _user_frame()
-    where = None
-    if frame is not None:
-        path, line = frame.f_code.co_filename, frame.f_lineno
-        where = f"{path}:{line}, in {frame.f_code.co_name}: {linecache.getline(path, line).strip()}"
     raise TraceError(
         f"{access} was called on a traced tensor of shape {tensor.shape}: its value is not known in the compiled model",
-        where=where,
-        fix="decide by shape, ndim or dtype (they are static), or select with edgec.engine.where(condition, a, b)",
+        where=user_line(),
+        fix="decide by shape, ndim or dtype (they are static), select with edgec.engine.where(condition, a, b), or "
+        "branch and loop with edgec.engine.cond(pred, true_fn, false_fn) and while_loop(cond_fn, body_fn, loop_vars)",
     )
+
+
+def user_line() -> str | None:
+    """The user's line that is being run, for an error: ``path.py:12, in function: text``."""
+    frame = _user_frame()
+    if frame is None:
+        return None
+    path, line = frame.f_code.co_filename, frame.f_lineno
+    return f"{path}:{line}, in {frame.f_code.co_name}: {linecache.getline(path, line).strip()}"
 
 
 def _user_frame() -> FrameType | None:

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import edgec.engine.tensor as tensors
 import numpy as np
-from edgec.engine import recording as recordings
-from edgec.engine import tape
+from edgec.engine.anomaly import check_results
 from edgec.engine.arrays import Array
-from edgec.engine.modes import is_grad_enabled
+from edgec.engine.modes import state
+from edgec.engine.node import Node
+from edgec.engine.recording import user_line
 
 from edgec.errors import UnsupportedError
 
@@ -76,6 +77,7 @@ class Primitive:
         rule: ``rule(call, *output_gradients)`` gives one gradient or None per input; None if not differentiable.
         differentiable: False only where that was declared.
         keeps_inputs: Indices of the inputs whose values the rule reads; None means all.
+        reads: For rules where it depends: input to differentiate by -> inputs whose values that takes.
         keeps_outputs: Indices of the outputs whose values the rule reads.
         defaults: Attribute name to default value, for those that have one.
         samples: Makes the calls that the tests check.
@@ -87,14 +89,17 @@ class Primitive:
         forward: Forward,
         *,
         differentiable: bool = True,
-        keeps_inputs: Sequence[int] | None = None,
+        keeps_inputs: Sequence[int] | Mapping[int, Sequence[int]] | None = None,
         keeps_outputs: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.forward = forward
         self.rule: Rule | None = None
         self.differentiable = differentiable
-        self.keeps_inputs = None if keeps_inputs is None else frozenset(keeps_inputs)
+        self.reads = keeps_inputs if isinstance(keeps_inputs, Mapping) else None
+        self.keeps_inputs = (
+            None if keeps_inputs is None or isinstance(keeps_inputs, Mapping) else frozenset(keeps_inputs)
+        )
         self.keeps_outputs = tuple(keeps_outputs)
         self.samples: Callable[[], list[Sample]] = list
         code = getattr(forward, "__code__", None)
@@ -125,10 +130,14 @@ def primitive(
     name: str,
     *,
     differentiable: bool = True,
-    keeps_inputs: Sequence[int] | None = None,
+    keeps_inputs: Sequence[int] | Mapping[int, Sequence[int]] | None = None,
     keeps_outputs: Sequence[int] = (),
 ) -> Callable[[Forward], Primitive]:
-    """Decorator that registers a forward function as the primitive `name`."""
+    """Decorator that registers a forward function as the primitive `name`.
+
+    `keeps_inputs` says which inputs' values the rule reads: all (None), those of the indices, or, as in
+    ``{0: (1,), 1: (0,)}`` for a product, which ones the gradient of each input takes.
+    """
 
     def register(forward: Forward) -> Primitive:
         if name in PRIMITIVES:
@@ -167,27 +176,46 @@ def apply(
             f"operator {op_type} is not a primitive of the engine",
             fix="express it with the operators in edgec.engine.PRIMITIVES",
         )
-    if not made_by.attribute_names.issuperset(attributes):
+    if attributes and not made_by.attribute_names.issuperset(attributes):
         unknown = ", ".join(sorted(set(attributes) - made_by.attribute_names))
         known = ", ".join(sorted(made_by.attribute_names)) or "none"
         raise TypeError(f"{op_type} has no attribute {unknown} (it has: {known})")
-    arrays = [None if tensor is None else tensor.data for tensor in inputs]
-    with np.errstate(all="ignore"):
-        if made_by.counts_outputs:
-            result = made_by.forward(*arrays, output_count=outputs, **attributes)
-        else:
-            result = made_by.forward(*arrays, **attributes)
+    if state.is_special and state.autocast is not None:
+        inputs = state.autocast.inputs_of(op_type, inputs)
+    arrays = [None if tensor is None else tensor.array for tensor in inputs]
+    if made_by.counts_outputs:
+        result = state.quiet.run(made_by.forward, *arrays, output_count=outputs, **attributes)
+    else:
+        result = state.quiet.run(made_by.forward, *arrays, **attributes)
     results = result if isinstance(result, tuple) else (result,)
     if outputs > len(results):
         raise ValueError(f"{op_type} has {len(results)} outputs, {outputs} were asked for")
     node = None
-    wants_gradient = any(tensor is not None and tensor.requires_grad for tensor in inputs)
-    if wants_gradient and made_by.differentiable and is_grad_enabled():
-        node = tape.Node(made_by, inputs, attributes, results)
-    made = tuple(tensors.wrap(np.asarray(results[index]), node, index) for index in range(outputs))
-    if node is not None:
+    if made_by.differentiable and state.grad_enabled:
+        for tensor in inputs:
+            if tensor is not None and tensor._requires_grad:
+                node = Node(made_by, inputs, attributes, results)
+                break
+    made = tuple([tensors.wrap(np.asarray(results[index]), node, index) for index in range(outputs)])
+    if node is not None and made_by.keeps_outputs:
         node.watch(made)
-    recording = recordings.active()
-    if recording is not None:
-        recording.append(op_type, inputs, attributes, made)
+    if state.is_special:
+        _observe(made_by, inputs, attributes, made, node)
     return made
+
+
+def _observe(
+    made_by: Primitive,
+    inputs: Sequence[Tensor | None],
+    attributes: Mapping[str, object],
+    made: tuple[Tensor, ...],
+    node: Node | None,
+) -> None:
+    """What the rare modes do with a finished call: write it down, and look for NaN."""
+    if state.recording is not None:
+        state.recording.append(made_by.name, inputs, attributes, made)
+    if state.finds_anomalies:
+        if node is not None:
+            node.source = user_line()
+        arrays = [None if tensor is None else tensor.array for tensor in inputs]
+        check_results(made_by.name, arrays, [tensor.array for tensor in made])

@@ -6,143 +6,32 @@ reverse pass is one loop: take a node, ask its primitive's rule for the gradient
 
 With ``create_graph`` the rules run with gradients enabled. They consist of primitives, so they leave nodes of their
 own and the result can be differentiated again, to any order.
+
+The numbers are also the clock of changes in place: a tensor carries the moment of its last one, and a kept value that
+changed after its node was made is refused.
 """
 
 from __future__ import annotations
 
-import itertools
-import operator
-import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 import edgec.engine.tensor as tensors
 import numpy as np
+from edgec.engine import anomaly
 from edgec.engine.arrays import Array, is_float
 from edgec.engine.errors import GradientError
-from edgec.engine.modes import GradMode
+from edgec.engine.modes import GradMode, ReverseMode, state
+from edgec.engine.hooks import Hooks
+from edgec.engine.node import Node, edge_of
 
 if TYPE_CHECKING:
-    from edgec.engine.registry import Primitive
     from edgec.engine.tensor import Tensor
 
 __all__ = ["Node", "backward", "grad"]
 
-_numbers = itertools.count()
-
-# Where a gradient goes: to an output of a node, or to a leaf tensor (index 0).
-Edge: TypeAlias = "tuple[Node | Tensor, int]"
-
-
-class Outline(NamedTuple):
-    """What stays of an input whose value the rule does not read."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
-
-
-class Node:
-    """One call of a primitive on the tape, as its gradient rule sees it."""
-
-    __slots__ = (
-        "_alive", "_inputs", "_kept", "_outlines", "attributes", "edges", "is_freed", "number", "primitive", "wanted",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        primitive: Primitive,
-        inputs: Sequence[Tensor | None],
-        attributes: Mapping[str, object],
-        results: tuple[Array, ...],
-    ) -> None:
-        keeps = primitive.keeps_inputs
-        self.primitive = primitive
-        self.attributes = attributes
-        self.number = next(_numbers)
-        self.is_freed = False
-        self.edges: list[Edge | None] = [
-            edge_of(tensor) if tensor is not None and tensor.requires_grad else None for tensor in inputs
-        ]
-        self.wanted: list[bool] = [edge is not None for edge in self.edges]
-        self._inputs: list[Tensor | Outline | None] = [
-            tensor if tensor is None or keeps is None or index in keeps else Outline(tensor.shape, tensor.dtype)
-            for index, tensor in enumerate(inputs)
-        ]
-        self._outlines = [Outline(result.shape, result.dtype) for result in results]
-        self._kept = {index: np.asarray(results[index]) for index in primitive.keeps_outputs if index < len(results)}
-        self._alive: tuple[weakref.ref[Tensor], ...] = ()
-
-    def watch(self, outputs: Iterable[Tensor]) -> None:
-        # Weak, because the outputs hold this node. A recording keeps them alive, and a rule must then use the very
-        # tensors that were recorded, or the recorded gradient would contain constants.
-        self._alive = tuple(weakref.ref(tensor) for tensor in outputs)
-
-    def wants(self, index: int) -> bool:
-        """Whether the gradient of this input is needed; a rule may skip the others."""
-        return index < len(self.wanted) and self.wanted[index]
-
-    def has(self, index: int) -> bool:
-        """Whether this optional input was given."""
-        return index < len(self._inputs) and self._inputs[index] is not None
-
-    @property
-    def input_count(self) -> int:
-        return len(self._inputs)
-
-    def input(self, index: int) -> Tensor:
-        kept = self._inputs[index]
-        if kept is None or isinstance(kept, Outline):
-            raise RuntimeError(f"{self.primitive.name} does not keep input {index}; declare it in keeps_inputs")
-        return kept
-
-    def shape(self, index: int) -> tuple[int, ...]:
-        kept = self._inputs[index]
-        if kept is None:
-            raise RuntimeError(f"{self.primitive.name} was called without input {index}")
-        return kept.shape
-
-    def dtype(self, index: int) -> np.dtype[np.generic]:
-        kept = self._inputs[index]
-        if kept is None:
-            raise RuntimeError(f"{self.primitive.name} was called without input {index}")
-        return kept.dtype
-
-    def output(self, index: int) -> Tensor:
-        alive = self._alive[index]() if index < len(self._alive) else None
-        return alive if alive is not None else tensors.wrap(self._kept[index], self, index)
-
-    def output_shape(self, index: int) -> tuple[int, ...]:
-        return self._outlines[index].shape
-
-    def output_dtype(self, index: int) -> np.dtype[np.generic]:
-        return self._outlines[index].dtype
-
-    @property
-    def output_count(self) -> int:
-        return len(self._outlines)
-
-    def attribute(self, name: str) -> object:
-        """The attribute's value, or the operator's default."""
-        return self.attributes[name] if name in self.attributes else self.primitive.defaults[name]
-
-    def integer(self, name: str) -> int:
-        return operator.index(self.attribute(name))  # type: ignore[arg-type]
-
-    def real(self, name: str) -> float:
-        return float(self.attribute(name))  # type: ignore[arg-type]
-
-    def integers(self, name: str) -> list[int] | None:
-        value = self.attribute(name)
-        return None if value is None else [int(item) for item in value]  # type: ignore[attr-defined]
-
-    def free(self) -> None:
-        """Let go of the kept values and of everything before this node."""
-        self.is_freed = True
-        self.edges, self._inputs, self._kept = [], [], {}
-
-
-def edge_of(tensor: Tensor) -> Edge:
-    return (tensor, 0) if tensor.node is None else (tensor.node, tensor.node_output)
+# A gradient's place: the id of a node and the index of its output, or the id of a leaf and 0.
+Slot: TypeAlias = tuple[int, int]
 
 
 def backward(
@@ -161,7 +50,8 @@ def backward(
         create_graph: Make the gradients differentiable themselves.
 
     Raises:
-        GradientError: No output requires a gradient, or its graph was freed by an earlier pass.
+        GradientError: No output requires a gradient, its graph was freed by an earlier pass, or a value that a rule
+            reads was changed in place.
     """
     roots = _roots(outputs, grad_outputs)
     leaves: dict[int, Tensor] = {}
@@ -174,10 +64,10 @@ def backward(
                 continue
             if leaf.grad is not None:
                 total = leaf.grad + total
-            elif not create_graph and (id(total.data) in given or total.data.base is not None):
+            elif not create_graph and (id(total.array) in given or total.array.base is not None):
                 # The array may be shared with another gradient; .grad must be safe to change in place.
-                total = tensors.wrap(total.data.copy(), None, 0)
-            given.add(id(total.data))
+                total = tensors.wrap(total.array.copy(), None, 0)
+            given.add(id(total.array))
             leaf.grad = total
 
 
@@ -218,7 +108,8 @@ def grad(
         allow_unused: Give None for an input that the outputs do not depend on, instead of an error.
 
     Raises:
-        GradientError: An input does not require a gradient or is not used, or the graph was freed.
+        GradientError: An input does not require a gradient or is not used, the graph was freed, or a value that a
+            rule reads was changed in place.
     """
     wanted = [inputs] if isinstance(inputs, tensors.Tensor) else list(inputs)
     for index, tensor in enumerate(wanted):
@@ -228,12 +119,12 @@ def grad(
                 where=repr(tensor),
                 fix="set requires_grad=True (or stop_gradient=False) before it is used",
             )
-    keys = [(id(target), index) for target, index in map(edge_of, wanted)]
+    slots = [(id(target), index) for target, index in map(edge_of, wanted)]
     roots = _roots(outputs, grad_outputs)
-    sums = _reverse(roots, set(keys), {}, create_graph, create_graph if retain_graph is None else retain_graph)
+    sums = _reverse(roots, set(slots), {}, create_graph, create_graph if retain_graph is None else retain_graph)
     found: list[Tensor | None] = []
-    for index, (key, tensor) in enumerate(zip(keys, wanted, strict=True)):
-        gradient = sums.get(key)
+    for index, (slot, tensor) in enumerate(zip(slots, wanted, strict=True)):
+        gradient = sums.get(slot)
         if gradient is None and not allow_unused:
             raise GradientError(
                 f"grad: the outputs do not depend on input {index}",
@@ -258,7 +149,7 @@ def _roots(
     roots = []
     for output, weight in zip(several, weights, strict=True):
         if weight is None:
-            weight = tensors.wrap(np.ones_like(output.data), None, 0)
+            weight = tensors.wrap(np.ones_like(output.array), None, 0)
         if weight.shape != output.shape:
             raise ValueError(f"the output has shape {output.shape}, its gradient {weight.shape}")
         if output.requires_grad:
@@ -294,49 +185,51 @@ def _reachable(roots: list[tuple[Tensor, Tensor]], leaves: dict[int, Tensor]) ->
 
 def _reverse(
     roots: list[tuple[Tensor, Tensor]],
-    keys: set[tuple[int, int]] | None,
+    slots: set[Slot] | None,
     leaves: dict[int, Tensor],
     create_graph: bool,
     retain_graph: bool,
-) -> dict[tuple[int, int], Tensor]:
-    """The summed gradients of `keys` (all leaves if None), by (id of node or leaf, output index)."""
+) -> dict[Slot, Tensor]:
+    """The summed gradients of `slots` (of all leaves if None)."""
     nodes = _reachable(roots, leaves)
-    if keys is not None:
-        nodes = _on_the_way(nodes, keys)
-    else:
+    reached = nodes
+    if slots is None:
         for node in nodes:
             node.wanted = [edge is not None for edge in node.edges]
-    sums: dict[tuple[int, int], Tensor] = {}
-    with GradMode(create_graph):
+    else:
+        nodes = _on_the_way(nodes, slots)
+    finds_anomalies = state.finds_anomalies
+    sums = _Sums(can_add_in_place=not create_graph and state.recording is None)
+    with ReverseMode(create_graph):
         for output, weight in roots:
             target, index = edge_of(output)
-            _add(sums, (id(target), index), weight)
+            sums.add((id(target), index), weight)
         for node in reversed(nodes):
-            slots = [(id(node), index) for index in range(node.output_count)]
-            given = [sums.get(slot) for slot in slots]
-            if any(gradient is not None for gradient in given):
-                if node.primitive.rule is None:
-                    raise GradientError(f"{node.primitive.name} has no gradient rule")
-                gradients = node.primitive.rule(node, *given)
+            given = sums.of_node(node, slots)
+            if given is not None:
+                gradients = anomaly.run_rule(node, given) if finds_anomalies else node.run_rule(given)
                 for edge, is_wanted, gradient in zip(node.edges, node.wanted, gradients, strict=False):
-                    if edge is not None and is_wanted and gradient is not None:
-                        _add(sums, (id(edge[0]), edge[1]), gradient)
-            for slot in slots:
-                if keys is None or slot not in keys:
-                    sums.pop(slot, None)
-    if not retain_graph:
-        for node in nodes:
-            node.free()
-    return sums
+                    if is_wanted and edge is not None and gradient is not None:
+                        sums.add((id(edge[0]), edge[1]), gradient)
+            if not retain_graph:
+                node.free()
+        for target in reached if slots is not None else ():
+            if target.hooks is not None and target not in nodes:  # wanted themselves, with nothing wanted behind
+                sums.run_hooks(id(target), target.hooks, False)
+        for leaf in leaves.values():
+            hooks = getattr(leaf, "hooks", None)
+            if hooks is not None:
+                sums.run_hooks(id(leaf), {0: hooks}, slots is None)
+    return sums.totals
 
 
-def _on_the_way(nodes: list[Node], keys: set[tuple[int, int]]) -> list[Node]:
+def _on_the_way(nodes: list[Node], slots: set[Slot]) -> list[Node]:
     """Those nodes from which a wanted tensor can be reached, each told which of its inputs lead there."""
     leading: set[int] = set()
     kept = []
     for node in nodes:
         node.wanted = [
-            edge is not None and ((id(edge[0]), edge[1]) in keys or id(edge[0]) in leading) for edge in node.edges
+            edge is not None and ((id(edge[0]), edge[1]) in slots or id(edge[0]) in leading) for edge in node.edges
         ]
         if any(node.wanted):
             leading.add(id(node))
@@ -344,11 +237,45 @@ def _on_the_way(nodes: list[Node], keys: set[tuple[int, int]]) -> list[Node]:
     return kept
 
 
-def _add(sums: dict[tuple[int, int], Tensor], key: tuple[int, int], gradient: Tensor) -> None:
-    before = sums.get(key)
-    sums[key] = gradient if before is None else before + gradient
+class _Sums:
+    """The gradients so far, by slot."""
 
+    def __init__(self, can_add_in_place: bool) -> None:
+        self.totals: dict[Slot, Tensor] = {}
+        self._can_add_in_place = can_add_in_place
+        # Slots whose array was made here by an addition, so that nobody else holds it.
+        self._own: set[Slot] = set()
 
-def requires_float(dtype: np.dtype[np.generic]) -> None:
-    if not is_float(dtype):
-        raise TypeError(f"only floating tensors can require a gradient, this one is {dtype}")
+    def add(self, slot: Slot, gradient: Tensor) -> None:
+        before = self.totals.get(slot)
+        if before is None:
+            self.totals[slot] = gradient
+        elif slot in self._own and before.array.dtype == gradient.array.dtype:
+            np.add(before.array, gradient.array, out=before.array)
+        else:
+            self.totals[slot] = before + gradient
+            if self._can_add_in_place:
+                self._own.add(slot)
+
+    def of_node(self, node: Node, slots: set[Slot] | None) -> list[Tensor | None] | None:
+        """The gradients of the node's outputs, None if there are none; only wanted ones are kept for later."""
+        key, totals = id(node), self.totals
+        if node.hooks is not None:
+            self.run_hooks(key, node.hooks, slots is None)
+        found: list[Tensor | None] = []
+        has_any = False
+        for index in range(node.output_count):
+            gradient = totals.get((key, index))
+            found.append(gradient)
+            if gradient is not None:
+                has_any = True
+                if slots is None or (key, index) not in slots:
+                    del totals[key, index]
+        return found if has_any else None
+
+    def run_hooks(self, key: int, hooks: dict[int, Hooks], is_accumulating: bool) -> None:
+        for index, several in hooks.items():
+            gradient = self.totals.get((key, index))
+            if gradient is not None:
+                self.totals[key, index] = several.run(gradient, is_accumulating)
+                self._own.discard((key, index))

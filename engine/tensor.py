@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from edgec.engine import indexing, promotion, recording, tape
 from edgec.engine import primitives as p
-from edgec.engine.arrays import Array, DTypeLike, is_float
+from edgec.engine.arrays import Array, DTypeLike, has_onnx_type, is_float
+from edgec.engine.hooks import GradientHook, Hooks, RemovableHandle
+from edgec.engine.inplace import InPlace, become_array
+from edgec.engine.modes import state
+from edgec.engine.node import Node, note_change
 
 if TYPE_CHECKING:
     from edgec.engine.indexing import Index
@@ -21,53 +25,72 @@ TensorLike: TypeAlias = "Tensor | Array | Scalar"
 _FLOAT = np.dtype(np.float32)
 
 
-class Tensor:
+class Tensor(InPlace):
     """A NumPy array that remembers how it was computed.
 
     Attributes:
-        data: The values.
+        data: The values; a traced tensor refuses to show them.
+        array: The values, for the engine's own use: reading them is not refused, writing them is not noticed.
+        version: When it was last changed in place, on the tape's clock; 0 if never.
         grad: What `backward` accumulated, None before.
         name: A name of the user's, or None.
         node: The call that made it, None for a leaf.
+        hooks: Of a leaf; unset while there are none.
     """
 
-    __slots__ = ("__weakref__", "_requires_grad", "data", "grad", "name", "node", "node_output")
+    __slots__ = (
+        "__weakref__", "_requires_grad", "array", "grad", "hooks", "name", "node", "node_output", "version",
+    )  # fmt: skip
     # NumPy must leave `array + tensor` to __radd__.
     __array_ufunc__ = None
 
     def __init__(self, data: Array, requires_grad: bool = False, name: str | None = None) -> None:
-        self.data: Array = np.asarray(data)
+        self.array: Array = np.asarray(data)
         self.grad: Tensor | None = None
         self.name = name
-        self.node: tape.Node | None = None
+        self.node: Node | None = None
         self.node_output = 0
+        self.version = 0
         if requires_grad:
-            tape.requires_float(self.data.dtype)
+            _requires_float(self.array.dtype)
         self._requires_grad = requires_grad
+
+    @property
+    def data(self) -> Array:
+        if state.is_special:
+            recording.refuse_value(self, ".data")
+        return self.array
+
+    @data.setter
+    def data(self, array: Array) -> None:
+        if array is self.array:  # `tensor.data -= step` wrote into the array itself
+            self.version = note_change(array)
+        else:
+            become_array(self, np.asarray(array))
 
     # --- what it is ---
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.data.shape
+        return self.array.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.data.dtype
+        return self.array.dtype
 
     @property
     def ndim(self) -> int:
-        return self.data.ndim
+        return self.array.ndim
 
     @property
     def size(self) -> int:
-        return self.data.size
+        return self.array.size
 
     def numel(self) -> int:
-        return self.data.size
+        return self.array.size
 
     def dim(self) -> int:
-        return self.data.ndim
+        return self.array.ndim
 
     def __len__(self) -> int:
         if not self.shape:
@@ -79,7 +102,7 @@ class Tensor:
         name = f", name={self.name!r}" if self.name else ""
         if self.size > 8:
             return f"Tensor(shape={self.shape}, dtype={self.dtype}{wants}{name})"
-        return f"Tensor({self.data.tolist()}, shape={self.shape}, dtype={self.dtype}{wants}{name})"
+        return f"Tensor({self.array.tolist()}, shape={self.shape}, dtype={self.dtype}{wants}{name})"
 
     # --- gradient ---
 
@@ -92,7 +115,7 @@ class Tensor:
         if self.node is not None and value != self._requires_grad:
             raise ValueError("requires_grad of a computed tensor is fixed; use detach()")
         if value:
-            tape.requires_float(self.dtype)
+            _requires_float(self.dtype)
         self._requires_grad = bool(value)
 
     def requires_grad_(self, value: bool = True) -> Tensor:
@@ -122,8 +145,40 @@ class Tensor:
 
     clear_gradient = zero_grad = clear_grad
 
+    def register_hook(self, hook: GradientHook) -> RemovableHandle:
+        """Have `hook` called with the gradient of this tensor in every reverse pass, before it goes further back.
+
+        What the hook returns, unless None, takes the gradient's place. The gradient is complete: all uses summed.
+        """
+        if not self._requires_grad:
+            raise ValueError("register_hook: the tensor does not require a gradient")
+        return self._hooks().add(hook)
+
+    def retain_grads(self) -> None:
+        """Have `backward` fill ``.grad`` of this computed tensor too; a leaf has it anyway."""
+        if not self._requires_grad:
+            raise ValueError("retain_grads: the tensor does not require a gradient")
+        if self.node is not None:
+            self._hooks().retain(self)
+
+    retain_grad = retain_grads
+
+    @property
+    def retains_grad(self) -> bool:
+        hooks = self.node.hooks if self.node is not None else None
+        return hooks is not None and self.node_output in hooks and hooks[self.node_output].is_retaining
+
+    def _hooks(self) -> Hooks:
+        if self.node is None:
+            if not hasattr(self, "hooks"):
+                self.hooks = Hooks()
+            return self.hooks
+        if self.node.hooks is None:
+            self.node.hooks = {}
+        return self.node.hooks.setdefault(self.node_output, Hooks())
+
     def detach(self) -> Tensor:
-        """The same values, outside the graph (the memory is shared)."""
+        """The same values, outside the graph (the memory is shared until one of the two changes)."""
         return p.detach(self)
 
     def clone(self) -> Tensor:
@@ -134,36 +189,36 @@ class Tensor:
 
     def numpy(self) -> Array:
         recording.refuse_value(self, "numpy()")
-        return self.data
+        return self.array
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         recording.refuse_value(self, "numpy conversion")
-        return np.array(self.data, dtype) if copy else np.asarray(self.data, dtype)
+        return np.array(self.array, dtype) if copy else np.asarray(self.array, dtype)
 
     def item(self) -> bool | int | float:
         recording.refuse_value(self, "item()")
-        value: bool | int | float = self.data.item()
+        value: bool | int | float = self.array.item()
         return value
 
     def tolist(self) -> object:
         recording.refuse_value(self, "tolist()")
-        return self.data.tolist()
+        return self.array.tolist()
 
     def __bool__(self) -> bool:
         recording.refuse_value(self, "bool()")
-        return bool(self.data)
+        return bool(self.array)
 
     def __float__(self) -> float:
         recording.refuse_value(self, "float()")
-        return float(self.data.item())
+        return float(self.array.item())
 
     def __int__(self) -> int:
         recording.refuse_value(self, "int()")
-        return int(self.data.item())
+        return int(self.array.item())
 
     def __index__(self) -> int:
         recording.refuse_value(self, "int()")
-        return self.data.__index__()
+        return self.array.__index__()
 
     def __iter__(self) -> Iterator[Tensor]:
         recording.refuse_value(self, "iteration")
@@ -171,7 +226,7 @@ class Tensor:
 
     def __contains__(self, value: Scalar) -> bool:
         recording.refuse_value(self, "in")
-        return bool((self.data == value).any())
+        return bool((self.array == value).any())
 
     # --- operators ---
 
@@ -397,15 +452,19 @@ class Parameter(Tensor):
         super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad, name)
 
 
-def wrap(data: Array, node: tape.Node | None, output: int) -> Tensor:
+def wrap(data: Array, node: Node | None, output: int) -> Tensor:
     """The tensor for an output of a node; for constants of the engine's own, node is None."""
     made = Tensor.__new__(Tensor)
-    made.data = data
-    made.grad = None
-    made.name = None
+    made.array = data
+    made.grad = made.name = None
     made.node_output = output
-    made._requires_grad = node is not None and is_float(data.dtype)
-    made.node = node if made._requires_grad else None
+    made.version = 0
+    if node is not None and (data.dtype.kind == "f" or is_float(data.dtype)):
+        made.node = node
+        made._requires_grad = True
+    else:
+        made.node = None
+        made._requires_grad = False
     return made
 
 
@@ -419,7 +478,7 @@ def tensor(data: object, dtype: DTypeLike | None = None, requires_grad: bool = F
     array = np.array(data, dtype)
     if dtype is None and array.dtype == np.float64 and not isinstance(data, np.ndarray | np.generic):
         array = array.astype(_FLOAT)
-    if array.dtype.kind not in "fiub" and not is_float(array.dtype) and array.dtype.name not in ("int4", "uint4"):
+    if not has_onnx_type(array.dtype):
         raise TypeError(f"cannot make a tensor of dtype {array.dtype} from {type(data).__name__}")
     return Tensor(array, requires_grad)
 
@@ -427,6 +486,11 @@ def tensor(data: object, dtype: DTypeLike | None = None, requires_grad: bool = F
 def to_tensor(data: object, dtype: DTypeLike | None = None, stop_gradient: bool = True) -> Tensor:
     """`tensor` under Paddle's name."""
     return tensor(data, dtype, requires_grad=not stop_gradient)
+
+
+def _requires_float(dtype: np.dtype[Any]) -> None:
+    if not is_float(dtype):
+        raise TypeError(f"only floating tensors can require a gradient, this one is {dtype}")
 
 
 def _axes(axis: Axes) -> list[int] | None:

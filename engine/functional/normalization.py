@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgec.engine import primitives as p
+from edgec.engine.modes import no_grad, state
 from edgec.engine.registry import apply
 from edgec.engine.tensor import Tensor
 
@@ -38,10 +39,15 @@ def batch_norm(
     attributes = {"epsilon": eps, "momentum": 1.0 - momentum, "training_mode": 1}
     y, mean, variance = apply("BatchNormalization", inputs, attributes, outputs=3)
     # The operator gave old (1 - momentum) + population momentum; make up what the unbiased variance is more.
-    old = running_var.data
-    share = old.dtype.type(1.0 / (count - 1))
-    moved = variance.data
-    running_mean.data, running_var.data = mean.data, moved + (moved - old * old.dtype.type(1.0 - momentum)) * share
+    running_mean.set_value(mean)
+    if state.recording is not None:  # it has to see the arithmetic
+        with no_grad():
+            more = (variance - running_var * (1.0 - momentum)) * (1.0 / (count - 1))
+            running_var.set_value(variance + more)
+        return y
+    old, moved = running_var.array, variance.array
+    number = old.dtype.type
+    running_var.set_value(moved + (moved - old * number(1.0 - momentum)) * number(1.0 / (count - 1)))
     return y
 
 
