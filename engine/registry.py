@@ -79,6 +79,8 @@ class Primitive:
         keeps_inputs: Indices of the inputs whose values the rule reads; None means all.
         reads: For rules where it depends: input to differentiate by -> inputs whose values that takes.
         keeps_outputs: Indices of the outputs whose values the rule reads.
+        carries_integers: Whether integer outputs can carry a gradient, a floating one: those of QuantizeLinear, and of
+            what only moves them.
         defaults: Attribute name to default value, for those that have one.
         samples: Makes the calls that the tests check.
     """
@@ -101,6 +103,7 @@ class Primitive:
             None if keeps_inputs is None or isinstance(keeps_inputs, Mapping) else frozenset(keeps_inputs)
         )
         self.keeps_outputs = tuple(keeps_outputs)
+        self.carries_integers = False
         self.samples: Callable[[], list[Sample]] = list
         code = getattr(forward, "__code__", None)
         keywords: tuple[str, ...] = ()

@@ -459,7 +459,7 @@ def wrap(data: Array, node: Node | None, output: int) -> Tensor:
     made.grad = made.name = None
     made.node_output = output
     made.version = 0
-    if node is not None and (data.dtype.kind == "f" or is_float(data.dtype)):
+    if node is not None and (data.dtype.kind == "f" or is_float(data.dtype) or node.primitive.carries_integers):
         made.node = node
         made._requires_grad = True
     else:

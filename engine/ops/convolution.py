@@ -10,6 +10,7 @@ depthwise convolution adds up one shifted product per kernel tap.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,12 +39,12 @@ def _columns(x: Array, window: Window, group: int) -> Array:
     """The windows as columns. Shape: (n, group, channels / group * taps, outputs)."""
     n, c = x.shape[:2]
     if window.is_pointwise:
-        return x.reshape(n, group, c // group, -1)
+        return x.reshape(n, group, c // group, math.prod(window.input_shape))
     padded = window.pad(x)
     columns = np.empty((n, c, *window.kernel, *window.output_shape), x.dtype)
     for tap, met_at in window.taps():
         columns[_of_tap(tap)] = padded[met_at]
-    return columns.reshape(n, group, c // group * int(np.prod(window.kernel)), -1)
+    return columns.reshape(n, group, c // group * math.prod(window.kernel), math.prod(window.output_shape))
 
 
 def _from_columns(columns: Array, window: Window, channels: int) -> Array:
@@ -92,7 +93,8 @@ def _conv_transpose(dy: Array, w: Array, window: Window, group: int) -> Array:
             padded[met_at] += product
         return np.ascontiguousarray(padded[window.inner])
     weights = w.reshape(group, w.shape[0] // group, -1).swapaxes(1, 2)
-    columns = matrix_product(weights, dy.reshape(n, group, w.shape[0] // group, -1))
+    positions = dy.reshape(n, group, w.shape[0] // group, math.prod(window.output_shape))
+    columns = matrix_product(weights, positions)
     return np.ascontiguousarray(_from_columns(columns, window, channels))
 
 
@@ -102,13 +104,14 @@ def _conv_weight_grad(x: Array, dy: Array, window: Window, group: int) -> Array:
     if group > 1 and group == c == outputs:
         padded = window.pad(x)
         depthwise: Array = np.empty((c, 1, *window.kernel), x.dtype)
-        positions = dy.reshape(n, c, -1)
+        count = math.prod(window.output_shape)
+        positions = dy.reshape(n, c, count)
         for tap, met_at in window.taps():
-            met = padded[met_at].reshape(n, c, -1)
+            met = padded[met_at].reshape(n, c, count)
             depthwise[_of_depthwise_tap(tap)] = np.einsum("ncl,ncl->c", met, positions)
         return depthwise
     columns = _columns(x, window, group)
-    flat = dy.reshape(n, group, outputs // group, -1)
+    flat = dy.reshape(n, group, outputs // group, math.prod(window.output_shape))
     per_image = matrix_product(flat, columns.swapaxes(2, 3))
     return np.asarray(per_image.sum(axis=0)).reshape(outputs, c // group, *window.kernel)
 
@@ -148,6 +151,21 @@ def _conv_call(x: Tensor, w: Tensor, window: Window, group: int) -> Tensor:
     return apply("Conv", (x, w), {**_geometry(window), "group": group})[0]
 
 
+def correlate(
+    x: Array,
+    w: Array,
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Array:
+    """Conv without a bias, on arrays of any type."""
+    if x.shape[1] != w.shape[1] * group or w.shape[0] % group:
+        raise ValueError(f"Conv: {x.shape[1]} channels do not fit weights of {w.shape} in {group} groups")
+    return _conv(x, w, resolve_window(x.shape[2:], w.shape[2:], strides, dilations, pads, auto_pad), group)
+
+
 @primitive("Conv", keeps_inputs=(0, 1))
 def conv(
     x: Array,
@@ -162,9 +180,7 @@ def conv(
     strides: Sequence[int] | None = None,
 ) -> Array:
     """Shape: x (n, c, *window.padded_shape), w (m, c / group, *kernel), b (m); result (n, m, *outputs)."""
-    if x.shape[1] != w.shape[1] * group or w.shape[0] % group:
-        raise ValueError(f"Conv: {x.shape[1]} channels do not fit weights of {w.shape} in {group} groups")
-    y = _conv(x, w, resolve_window(x.shape[2:], w.shape[2:], strides, dilations, pads, auto_pad), group)
+    y = correlate(x, w, auto_pad, dilations, group, pads, strides)
     if b is not None:
         y += b.reshape(-1, *(1,) * (y.ndim - 2))
     return y

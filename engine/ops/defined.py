@@ -6,14 +6,14 @@ it can be differentiated as often as its parts. The gradient costs another forwa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias, cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias, cast
 
 import edgec.engine.tensor as tensors
-from edgec.engine import recording
+from edgec.engine import modes
 from edgec.engine.arrays import Array
 from edgec.engine.definition import differentiate_definition
-from edgec.engine.modes import no_grad
 from edgec.engine.registry import Forward, Gradients, Primitive, primitive
 from edgec.engine.tape import Node
 from edgec.engine.tensor import Tensor
@@ -48,9 +48,32 @@ def defined(name: str) -> Callable[[Definition], Primitive]:
 def _evaluation(define: Definition) -> Forward:
     def forward(*arrays: Array | None, **attributes: object) -> tuple[Array, ...]:
         inputs = [None if array is None else tensors.wrap(array, None, 0) for array in arrays]
-        with no_grad(), recording.suspended():
+        with _inner_calls():
             made = define(*inputs, **attributes)
         outputs = [made] if isinstance(made, Tensor) else made
         return tuple(output.data for output in outputs)
 
     return forward
+
+
+class _Here:
+    """Runs a forward in the context it is called in: a context cannot be entered twice."""
+
+    @staticmethod
+    def run(function: Callable[..., Any], *args: object, **kwargs: object) -> Any:
+        return function(*args, **kwargs)
+
+
+@contextmanager
+def _inner_calls() -> Iterator[None]:
+    """Calls inside leave no trace: what is noted, recorded, cast and checked is the primitive as a whole."""
+    state = modes.state
+    before = state.grad_enabled, state.recording, state.autocast, state.finds_anomalies, state.quiet
+    state.grad_enabled, state.recording, state.autocast, state.finds_anomalies = False, None, None, False
+    state.quiet = cast(Any, _Here)
+    state.refresh()
+    try:
+        yield
+    finally:
+        state.grad_enabled, state.recording, state.autocast, state.finds_anomalies, state.quiet = before
+        state.refresh()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,7 +32,8 @@ def group_normalization(
     Source: ONNX GroupNormalization-21; Wu and He 2018.
     """
     shape = x.shape
-    grouped = _in_stash_dtype(p.reshape(x, [shape[0], num_groups, -1] if x.size else [shape[0], num_groups, 0]), stash_type)
+    grouped = p.reshape(x, [shape[0], num_groups, math.prod(shape[1:]) // num_groups])
+    grouped = _in_stash_dtype(grouped, stash_type)
     centred = grouped - p.reduce_mean(grouped, [2], keepdims=True)
     variance = p.reduce_mean(centred * centred, [2], keepdims=True)
     standard = p.cast(centred / p.sqrt(variance + epsilon), x.dtype)
