@@ -26,9 +26,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-ONE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 ROUND_SECONDS = 0.2
 MEMORY_STEPS = 5
 PACKAGES = {"edgec": "numpy", "torch": "torch", "paddle": "paddlepaddle"}
@@ -306,9 +304,7 @@ def version(peer: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", default=",".join(MODELS), help="comma-separated; default: all")
-    parser.add_argument(
-        "--peers", default=",".join(CONTENDERS), help="comma-separated; default: all that are installed"
-    )
+    parser.add_argument("--peers", default=",".join(CONTENDERS), help="comma-separated; default: the installed")
     parser.add_argument("--seconds", type=float, default=4.0, help="time per contender and model")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--serve", nargs=2, metavar=("PEER", "MODEL"), help=argparse.SUPPRESS)
