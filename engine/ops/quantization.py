@@ -13,8 +13,9 @@ from __future__ import annotations
 import numpy as np
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array, dtype_from_onnx
+from edgec.engine.ops import indexing, pooling, shape
 from edgec.engine.ops.casting import INTEGER_LIMITS, cast_array
-from edgec.engine.registry import PRIMITIVES, Gradients, Sample, primitive
+from edgec.engine.registry import Gradients, Sample, primitive
 from edgec.engine.samples import integers, normal, positive
 from edgec.engine.tape import Node
 from edgec.engine.tensor import Tensor
@@ -191,7 +192,9 @@ dequantize_linear.samples = lambda: [
 ]
 
 # Between the two, the steps may be moved about; where they come from quantized floats, their gradient goes along.
-quantize_linear.carries_integers = True
-for _name in ("Concat", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Split",
-              "Squeeze", "Tile", "Transpose", "Unsqueeze"):  # fmt: skip
-    PRIMITIVES[_name].carries_integers = True
+for _made in (
+    quantize_linear, indexing.gather, indexing.pad, indexing.slice_of, pooling.max_pool, shape.concat, shape.expand,
+    shape.flatten, shape.identity, shape.reshape, shape.split, shape.squeeze, shape.tile, shape.transpose,
+    shape.unsqueeze,
+):  # fmt: skip
+    _made.carries_integers = True
