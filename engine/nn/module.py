@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from edgec.engine.arrays import Array, DTypeLike, is_float
 from edgec.engine.errors import StateDictError
+from edgec.engine.files import read_safetensors, write_safetensors
 from edgec.engine.tensor import Parameter, Tensor
 
 __all__ = ["Module"]
@@ -159,20 +159,7 @@ class Module:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state as a safetensors file; an interrupted call leaves the old file."""
-        import tempfile
-
-        from safetensors.numpy import save
-
-        target = Path(path)
-        content = save({name: np.ascontiguousarray(tensor.data) for name, tensor in self.state_dict().items()})
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_safetensors(path, {name: tensor.data for name, tensor in self.state_dict().items()})
 
     def load(self, path: str | os.PathLike[str], strict: bool = True) -> None:
         """Read what `save` wrote.
@@ -180,15 +167,7 @@ class Module:
         Raises:
             StateDictError: The file is no safetensors file, or does not fit.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            state = load_file(path)
-        except SafetensorError as err:
-            raise StateDictError(
-                f"cannot read the state: {err}", where=str(path), fix="pass a file that Module.save wrote"
-            ) from err
+        state, _ = read_safetensors(path)
         self.load_state_dict(state, strict)
 
     # --- text ---
