@@ -27,6 +27,7 @@ from edgec.engine.ops import (  # noqa: F401
     regions,
     resize,
     sampling,
+    scatter,
     selection,
     shape,
     spectra,

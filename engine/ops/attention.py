@@ -107,8 +107,7 @@ def attention(
     """
     is_flat = query.ndim == 3
     query, key, value = (
-        _split_heads(x, heads)
-        for x, heads in ((query, q_num_heads), (key, kv_num_heads), (value, kv_num_heads))
+        _split_heads(x, heads) for x, heads in ((query, q_num_heads), (key, kv_num_heads), (value, kv_num_heads))
     )
     offset = np.zeros(1, np.int64)
     if past_key is not None and past_value is not None:
@@ -125,9 +124,7 @@ def attention(
     if softcap > 0:
         scores = p.scale(p.tanh(p.scale(scores, 1.0 / softcap)), softcap)
         shown = scores if qk_matmul_output_mode == 1 else shown
-    allowed = _allowed_keys(
-        query.shape[2], key.shape[2], offset, is_causal, left_window_size, right_window_size, valid
-    )
+    allowed = _allowed_keys(query.shape[2], key.shape[2], offset, is_causal, left_window_size, right_window_size, valid)
     scores, visible = _masked(scores, mask, allowed)
     visible = p.expand(visible, scores.shape)
     if qk_matmul_output_mode == 2:
@@ -167,8 +164,8 @@ attention.samples = lambda: [
         reference="onnx",
         order=1,
     ),
-    Sample([normal(1, 1, 4, 2), normal(1, 1, 4, 2), normal(1, 1, 4, 2)], {"left_window_size": 1, "right_window_size": 0},
-           reference="onnx", order=1),
+    Sample([normal(1, 1, 4, 2), normal(1, 1, 4, 2), normal(1, 1, 4, 2)],
+           {"left_window_size": 1, "right_window_size": 0}, reference="onnx", order=1),
     Sample([normal(1, 1, 2, 2) * 1e4, normal(1, 1, 3, 2) * 1e4, normal(1, 1, 3, 2)], reference="onnx", varied=()),
     Sample([normal(0, 1, 2, 2), normal(0, 1, 3, 2), normal(0, 1, 3, 2)], reference="onnx", varied=()),
 ]  # fmt: skip
@@ -200,9 +197,7 @@ def rotary_embedding(
         pairs = p.reshape(turned, [n, count, length, width // 2, 2])
         first, second = (p.squeeze(p.slice_axes(pairs, [i], [i + 1], [4], [1]), [4]) for i in (0, 1))
     else:
-        first, second = (
-            p.slice_axes(turned, [i * width // 2], [(i + 1) * width // 2], [3], [1]) for i in (0, 1)
-        )
+        first, second = (p.slice_axes(turned, [i * width // 2], [(i + 1) * width // 2], [3], [1]) for i in (0, 1))
     real, imaginary = cosines * first - sines * second, sines * first + cosines * second
     if interleaved:
         turned = p.concat([p.unsqueeze(part, [4]) for part in (real, imaginary)], 4)

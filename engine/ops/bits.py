@@ -47,7 +47,7 @@ def bit_shift(x: Array, by: Array, *, direction: str) -> Array:
         raise ValueError(f'BitShift: direction must be "LEFT" or "RIGHT", not {direction!r}')
     width = x.dtype.itemsize * 8
     if direction == "RIGHT" and x.dtype.kind == "i":
-        return np.right_shift(x, np.minimum(by, by.dtype.type(width - 1)))
+        return np.asarray(np.right_shift(x, np.minimum(by, by.dtype.type(width - 1))))
     shifted: Array = np.left_shift(x, by) if direction == "LEFT" else np.right_shift(x, by)
     return np.where(by < width, shifted, x.dtype.type(0))
 

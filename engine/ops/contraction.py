@@ -21,7 +21,9 @@ def _spelled_out(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
     if len(terms) != len(ranks):
         raise ValueError(f"Einsum: {len(terms)} terms in {equation!r} for {len(ranks)} operands")
     free = [letter for letter in string.ascii_letters if letter not in equation]
-    covered = [rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(terms, ranks, strict=True)]
+    covered = [
+        rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(terms, ranks, strict=True)
+    ]
     batch = "".join(free[: max(covered, default=0)])
     if not arrow:  # in alphabetical order what occurs once, after what the ellipsis stands for
         labels = inputs.replace(",", "").replace(".", "")
@@ -91,7 +93,9 @@ einsum.samples = lambda: [
     Sample([normal(2, 3), normal(3, 2), normal(2)], {"equation": "ab,bc,c->a"}),
     Sample([normal(2, 3), normal(4)], {"equation": "ij,k->kij"}),
     Sample([integers(2, 3), integers(3)], {"equation": "ij,j->i"}),
-    Sample([np.array([1e30, np.inf], np.float32), np.array([1e30, 1.0], np.float32)], {"equation": "i,i->i"}, varied=()),
+    Sample(
+        [np.array([1e30, np.inf], np.float32), np.array([1e30, 1.0], np.float32)], {"equation": "i,i->i"}, varied=()
+    ),
     Sample([normal(0, 3), normal(3, 2)], {"equation": "ij,jk->ik"}),
 ]
 

@@ -18,7 +18,8 @@ _EMPTY = np.zeros((0, 3), np.float32)
 @primitive("Celu")
 def celu(x: Array, *, alpha: float = 1.0) -> Array:
     real = x.dtype.type
-    return np.asarray(np.maximum(x, real(0)) + np.minimum(real(alpha) * np.expm1(x / real(alpha)), real(0)))
+    negative: Array = np.minimum(real(alpha) * np.expm1(x / real(alpha)), real(0))
+    return np.asarray(np.maximum(x, real(0)) + negative)
 
 
 @celu.gradient
@@ -82,7 +83,7 @@ hardmax.samples = lambda: [
 
 @primitive("Swish")
 def swish(x: Array, *, alpha: float = 1.0) -> Array:
-    """x sigmoid(alpha x). Source: ONNX Swish-24."""
+    """Times a gate: x sigmoid(alpha x). Source: ONNX Swish-24."""
     return np.asarray(x / (np.exp(x * x.dtype.type(-alpha)) + x.dtype.type(1)))
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
 
 import numpy as np
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
-from edgec.engine.errors import GradientError
+from edgec.engine.ops.scatter import element_index, nd_index
 from edgec.engine.registry import Gradients, Sample, primitive
 from edgec.engine.samples import distinct, integers, normal
 from edgec.engine.tape import Node
 from edgec.engine.tensor import Tensor
-
-_REDUCTIONS: dict[str, np.ufunc] = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
 def _slice_parts(
@@ -158,16 +155,7 @@ gather.samples = lambda: [
 
 @primitive("GatherElements", keeps_inputs=(1,))
 def gather_elements(x: Array, indices: Array, *, axis: int = 0) -> Array:
-    return np.asarray(x[_element_index(x.shape, indices, axis)])
-
-
-def _element_index(shape: tuple[int, ...], indices: Array, axis: int) -> tuple[Any, ...]:
-    """An index that reaches element (i, indices[i, j]) for every (i, j); other axes may be shorter in `indices`."""
-    if len(shape) == 1:
-        return (indices,)
-    grid: list[Any] = list(np.ogrid[tuple(slice(size) for size in indices.shape)])
-    grid[axis] = indices
-    return tuple(grid)
+    return np.asarray(x[element_index(x.shape, indices, axis)])
 
 
 @gather_elements.gradient
@@ -182,65 +170,16 @@ gather_elements.samples = lambda: [
 ]
 
 
-@primitive("ScatterElements", keeps_inputs=(1,))
-def scatter_elements(x: Array, indices: Array, updates: Array, *, axis: int = 0, reduction: str = "none") -> Array:
-    y = x.copy()
-    where = _element_index(x.shape, indices, axis)
-    if reduction == "none":
-        y[where] = updates
-    else:
-        _REDUCTIONS[reduction].at(y, where, updates)
-    return y
-
-
-@scatter_elements.gradient
-def _(call: Node, dy: Tensor) -> Gradients:
-    reduction = _differentiable_reduction(call)
-    indices, axis = call.input(1), call.attribute("axis")
-    dx = dy
-    if reduction == "none" and call.wants(0):
-        zeros = p.zeros(indices.shape, dy.dtype)
-        dx = p.call("ScatterElements", dy, indices, zeros, axis=axis)
-    return dx, None, p.call("GatherElements", dy, indices, axis=axis) if call.wants(2) else None
-
-
-def _differentiable_reduction(call: Node) -> str:
-    reduction = str(call.attribute("reduction"))
-    if reduction not in ("none", "add"):
-        raise GradientError(
-            f"{call.primitive.name} with reduction={reduction!r} has no gradient rule",
-            fix='use reduction="add" or "none" where a gradient is needed',
-        )
-    return reduction
-
-
-scatter_elements.samples = lambda: [
-    Sample([normal(3, 4), np.array([[1, 0, 2, 1]]), normal(1, 4, seed=1)]),
-    Sample([normal(3, 4), np.array([[1, 1], [0, 3], [-1, 2]]), normal(3, 2)], {"axis": 1, "reduction": "add"}),
-    Sample([normal(5), np.array([1, 1, 3]), normal(3)], {"reduction": "add"}),
-    Sample([normal(5), np.array([1, 1, 3]), normal(3)], {"reduction": "max"}, varied=()),
-    Sample([normal(5), np.array([1, 1, 3]), normal(3)], {"reduction": "mul"}, varied=()),
-]
-
-
 @primitive("GatherND", keeps_inputs=(1,))
 def gather_nd(x: Array, indices: Array, *, batch_dims: int = 0) -> Array:
-    return np.asarray(x[_nd_index(indices, batch_dims)])
-
-
-def _nd_index(indices: Array, batch_dims: int = 0) -> tuple[Any, ...]:
-    parts: list[Any] = [indices[..., column] for column in range(indices.shape[-1])]
-    if batch_dims:
-        grid = np.ogrid[tuple(slice(size) for size in indices.shape[:-1])][:batch_dims]
-        parts = [*grid, *parts]
-    return tuple(parts)
+    return np.asarray(x[nd_index(indices, batch_dims)])
 
 
 @gather_nd.gradient
 def _(call: Node, dy: Tensor) -> Gradients:
     indices, batch_dims = call.input(1), call.integer("batch_dims")
     if batch_dims:
-        parts = np.broadcast_arrays(*_nd_index(indices.data, batch_dims))
+        parts = np.broadcast_arrays(*nd_index(indices.data, batch_dims))
         indices = p.constant(np.stack(parts, -1))
     return (p.call("ScatterND", p.zeros(call.shape(0), dy.dtype), indices, dy, reduction="add"),)
 
@@ -249,34 +188,6 @@ gather_nd.samples = lambda: [
     Sample([normal(3, 4), np.array([[0, 1], [2, 3], [0, 1]])]),
     Sample([normal(3, 4), np.array([[1], [-1]])]),
     Sample([normal(2, 3, 4), np.array([[1], [2]])], {"batch_dims": 1}),
-]
-
-
-@primitive("ScatterND", keeps_inputs=(1,))
-def scatter_nd(x: Array, indices: Array, updates: Array, *, reduction: str = "none") -> Array:
-    y = x.copy()
-    where = _nd_index(indices)
-    if reduction == "none":
-        y[where] = updates
-    else:
-        _REDUCTIONS[reduction].at(y, where, updates)
-    return y
-
-
-@scatter_nd.gradient
-def _(call: Node, dy: Tensor) -> Gradients:
-    reduction = _differentiable_reduction(call)
-    indices = call.input(1)
-    dx = dy
-    if reduction == "none" and call.wants(0):
-        dx = p.call("ScatterND", dy, indices, p.zeros(call.shape(2), dy.dtype))
-    return dx, None, p.call("GatherND", dy, indices) if call.wants(2) else None
-
-
-scatter_nd.samples = lambda: [
-    Sample([normal(3, 4), np.array([[0, 1], [2, 3]]), normal(2)]),
-    Sample([normal(3, 4), np.array([[1], [1]]), normal(2, 4)], {"reduction": "add"}),
-    Sample([normal(3, 4), np.array([[1], [1]]), normal(2, 4)], {"reduction": "min"}, varied=()),
 ]
 
 

@@ -1,8 +1,8 @@
 """Products and convolutions of 8-bit integers.
 
 They follow edgec's integer contract: sums are exact in int32, and a sum is brought to the next scale by one float32
-product, ``saturate(rint(float32(sum) * float32(s_x * s_w / s_y)) + z_y)``, rounded half to even. So the integer part of a
-model is the same, bit for bit, wherever it runs.
+product, ``saturate(rint(float32(sum) * float32(s_x * s_w / s_y)) + z_y)``, rounded half to even. So the integer part
+of a model is the same, bit for bit, wherever it runs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def _centred(x: Array, zero_point: Array | None, axis: int) -> Array:
     """
     wide = x.astype(np.float64)
     if zero_point is None:
-        return wide
-    return wide - _along(zero_point.astype(np.float64), x.ndim, axis)
+        return np.asarray(wide)
+    return np.asarray(wide - _along(zero_point.astype(np.float64), x.ndim, axis))
 
 
 def _along(values: Array, rank: int, axis: int) -> Array:
@@ -43,10 +43,10 @@ def _int32(total: Array) -> Array:
 
 def _requantized(total: Array, factor: Array, scale: Array, zero_point: Array) -> Array:
     """Bring an int32 sum to the scale and type of the output."""
-    multiplier = np.float32(1) * (factor / scale.astype(factor.dtype)).astype(np.float32)
+    multiplier = (factor / scale.astype(factor.dtype)).astype(np.float32)
     steps = np.rint(total.astype(np.float32) * multiplier) + zero_point.astype(np.float32)
     info = np.iinfo(zero_point.dtype)
-    return np.clip(steps, info.min, info.max).astype(zero_point.dtype)
+    return np.asarray(np.clip(steps, info.min, info.max), zero_point.dtype)
 
 
 @primitive("MatMulInteger", differentiable=False)
@@ -161,7 +161,7 @@ def dynamic_quantize_linear(x: Array) -> tuple[Array, Array, Array]:
     high = np.maximum(x.max(initial=0), 0)
     scale = x.dtype.type((high - low) / x.dtype.type(255))
     if scale == 0:  # all zero
-        return np.zeros(x.shape, np.uint8), np.asarray(scale), np.uint8(0)
+        return np.zeros(x.shape, np.uint8), np.asarray(scale), np.zeros((), np.uint8)
     zero = np.uint8(np.clip(np.rint(-low / scale), 0, 255))
     steps = np.clip(np.rint(x / scale) + x.dtype.type(zero), 0, 255).astype(np.uint8)
     return steps, np.asarray(scale), np.asarray(zero)

@@ -62,7 +62,7 @@ def _range_of(dtype: np.dtype[np.generic]) -> tuple[float, float]:
     if dtype.name in INTEGER_LIMITS:
         return INTEGER_LIMITS[dtype.name]
     if dtype.kind in "iu":
-        info = np.iinfo(dtype)
+        info = np.iinfo(dtype.name)
         return int(info.min), int(info.max)
     import ml_dtypes
 
@@ -156,7 +156,7 @@ def dequantize_linear(
 
 
 def _steps(x: Array, zero_point: Array | None, axis: int, block_size: int) -> Array:
-    """x - zero_point, exactly."""
+    """The integers less the zero point, exactly."""
     exact = np.float32 if _is_narrow_float(x.dtype) else np.int32
     steps = x.astype(np.float32).astype(exact) if x.dtype.kind == "V" else x.astype(exact)
     if zero_point is None:

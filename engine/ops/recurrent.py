@@ -6,6 +6,7 @@ projected for all steps at once. They are definitions in other primitives, so th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -19,19 +20,19 @@ from edgec.engine.tensor import Tensor
 Activation: TypeAlias = Callable[[Tensor], Tensor]
 Cell: TypeAlias = Callable[[Tensor, Sequence[Tensor]], Sequence[Tensor]]
 
-# Name to its function of (x, alpha, beta), and the default alpha and beta.
-_ACTIVATIONS: dict[str, tuple[Callable[[Tensor, float, float], Tensor], float, float]] = {
+# Name to its function, and the default alpha and beta.
+_ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], float, float]] = {
     "affine": (lambda x, alpha, beta: x * alpha + beta, 1.0, 0.0),
-    "elu": (lambda x, alpha, _: p.call("Elu", x, alpha=alpha), 1.0, 0.0),
+    "elu": (lambda x, alpha, beta: p.call("Elu", x, alpha=alpha), 1.0, 0.0),  # noqa: ARG005
     "hardsigmoid": (lambda x, alpha, beta: p.call("HardSigmoid", x, alpha=alpha, beta=beta), 0.2, 0.5),
-    "leakyrelu": (lambda x, alpha, _: p.call("LeakyRelu", x, alpha=alpha), 0.01, 0.0),
-    "relu": (lambda x, _alpha, _beta: p.call("Relu", x), 0.0, 0.0),
+    "leakyrelu": (lambda x, alpha, beta: p.call("LeakyRelu", x, alpha=alpha), 0.01, 0.0),  # noqa: ARG005
+    "relu": (lambda x, alpha, beta: p.call("Relu", x), 0.0, 0.0),  # noqa: ARG005
     "scaledtanh": (lambda x, alpha, beta: p.scale(p.tanh(p.scale(x, beta)), alpha), 1.0, 1.0),
-    "sigmoid": (lambda x, _alpha, _beta: p.sigmoid(x), 0.0, 0.0),
-    "softplus": (lambda x, _alpha, _beta: p.call("Softplus", x), 0.0, 0.0),
-    "softsign": (lambda x, _alpha, _beta: p.call("Softsign", x), 0.0, 0.0),
-    "tanh": (lambda x, _alpha, _beta: p.tanh(x), 0.0, 0.0),
-    "thresholdedrelu": (lambda x, alpha, _: p.call("ThresholdedRelu", x, alpha=alpha), 1.0, 0.0),
+    "sigmoid": (lambda x, alpha, beta: p.sigmoid(x), 0.0, 0.0),  # noqa: ARG005
+    "softplus": (lambda x, alpha, beta: p.call("Softplus", x), 0.0, 0.0),  # noqa: ARG005
+    "softsign": (lambda x, alpha, beta: p.call("Softsign", x), 0.0, 0.0),  # noqa: ARG005
+    "tanh": (lambda x, alpha, beta: p.tanh(x), 0.0, 0.0),  # noqa: ARG005
+    "thresholdedrelu": (lambda x, alpha, beta: p.call("ThresholdedRelu", x, alpha=alpha), 1.0, 0.0),  # noqa: ARG005
 }
 
 
@@ -46,14 +47,14 @@ def _activations(
     chosen = list(names) if names else list(defaults) * directions
     if len(chosen) == len(defaults) < len(defaults) * directions:
         chosen *= directions
-    made = []
+    made: list[Activation] = []
     for index, name in enumerate(chosen):
         if name.lower() not in _ACTIVATIONS:
             raise ValueError(f"there is no activation {name!r} for a recurrent network")
         function, alpha, beta = _ACTIVATIONS[name.lower()]
         alpha = alphas[index] if alphas and index < len(alphas) else alpha
         beta = betas[index] if betas and index < len(betas) else beta
-        made.append(lambda x, f=function, a=alpha, b=beta: f(x, a, b))
+        made.append(functools.partial(function, alpha=alpha, beta=beta))
     count = len(defaults)
     return [made[start : start + count] for start in range(0, count * directions, count)]
 
@@ -169,7 +170,7 @@ def rnn(
     hidden_size: int | None = None,
     layout: int = 0,
 ) -> list[Tensor]:
-    """h' = f(x W + h R + b).
+    """One step is h' = f(x W + h R + b).
 
     Shape: x (steps, n, features), weights (directions, hidden, features), recurrence (directions, hidden, hidden),
     bias (directions, 2 hidden); outputs (steps, directions, n, hidden) and (directions, n, hidden).

@@ -123,7 +123,8 @@ def max_roi_pool(x: Tensor, rois: Tensor, *, pooled_shape: tuple[int, int], spat
         cells = []
         for row in range(rows):
             first, last = (
-                min(max(edge + top, 0), height) for edge in (math.floor(row * steps[0]), math.ceil((row + 1) * steps[0]))
+                min(max(edge + top, 0), height)
+                for edge in (math.floor(row * steps[0]), math.ceil((row + 1) * steps[0]))
             )
             for column in range(columns):
                 start, end = (

@@ -63,11 +63,11 @@ def sample_image(
             place = _inside(place, size, padding, align_corners)
         base = p.call("Floor", place)
         taps = []
-        for step, weight in _taps(place - base, mode):
+        for step, share in _taps(place - base, mode):
             pixel = base + float(step)
             is_there = (pixel >= 0.0) & (pixel <= size - 1.0)
             within = _inside(_inside(pixel, size, padding, align_corners), size, "border", align_corners)
-            taps.append((p.cast(within, np.int64), weight, is_there))
+            taps.append((p.cast(within, np.int64), share, is_there))
         axes.append(taps)
     flat = p.reshape(x, [n, channels, int(np.prod(sizes))])
     total: Tensor | None = None

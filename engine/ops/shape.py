@@ -310,7 +310,12 @@ range_of.samples = lambda: [
 
 @primitive("Dropout", keeps_inputs=(1, 2), keeps_outputs=(1,))
 def dropout(
-    x: Array, share: Array | None = None, training_mode: Array | None = None, *, ratio: float = 0.5, seed: int | None = None
+    x: Array,
+    share: Array | None = None,
+    training_mode: Array | None = None,
+    *,
+    ratio: float = 0.5,
+    seed: int | None = None,
 ) -> tuple[Array, Array]:
     """Inference passes `x` on; training zeroes a share (`ratio`, until opset 10) of it and scales the rest up."""
     dropped = ratio if share is None else float(share)

@@ -29,7 +29,7 @@ SCHEMAS = [schema for schema in onnx.defs.get_all_schemas_with_history() if sche
 
 
 def opset_of(name: str) -> int:
-    """Opset 22, or the newest version of an operator that came later, or the last one of an operator that was dropped."""
+    """Opset 22, the newest version of an operator that came later, or the last one of an operator that was dropped."""
     if not any(version <= OPSET for version in schema_versions(name)):
         return max(schema_versions(name))
     schema = onnx.defs.get_schema(name, OPSET)

@@ -113,7 +113,7 @@ def known_failures() -> dict[str, str]:
     """Reason by name. A line is ``name  reason``; a line that starts with # is a comment."""
     lines = KNOWN_FAILURES.read_text(encoding="utf-8").splitlines()
     pairs = (line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
-    return {name: reason for name, reason in pairs}
+    return dict(pairs)
 
 
 def test_the_filter_hides_nothing() -> None:
