@@ -57,7 +57,7 @@ def test_rk3588(name: str, real_bundle: BundleOf, request: pytest.FixtureRequest
         assert report.device == "QEMU cortex-a76"
 
 
-@pytest.mark.parametrize("target", ["x86-64-v2", "x86-64-v3", "raspberry-pi-4", "raspberry-pi-5", "aarch64"])
+@pytest.mark.parametrize("target", ["x86-64-v2", "x86-64-v3", "raspberry-pi-4", "aarch64"])
 def test_other_targets(target: str, real_bundle: BundleOf, request: pytest.FixtureRequest) -> None:
     bundle = edgec.load(real_bundle("mlperf_tiny_resnet8", target))
     if bundle.arch == "aarch64":
