@@ -55,6 +55,8 @@ def _to_attribute(name: str, value: object, kind: ir.AttributeType) -> ir.Attr:
             return ir.AttrInt64s(name, [int(item) for item in np.asarray(value).reshape(-1)])
         case ir.AttributeType.FLOATS:
             return ir.AttrFloat32s(name, [float(item) for item in np.asarray(value).reshape(-1)])
+        case ir.AttributeType.STRINGS if isinstance(value, list | tuple):
+            return ir.AttrStrings(name, [str(item) for item in value])
         case ir.AttributeType.TENSOR:
             return ir.AttrTensor(name, ir.tensor(np.asarray(value)))
         case _:

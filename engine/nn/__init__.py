@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgec.engine.nn import (
     activations,
+    attention,
     containers,
     convolution,
     functional,
@@ -12,8 +13,10 @@ from edgec.engine.nn import (
     losses,
     normalization,
     pooling,
+    recurrent,
 )
 from edgec.engine.nn.activations import *  # noqa: F403
+from edgec.engine.nn.attention import *  # noqa: F403
 from edgec.engine.nn.containers import *  # noqa: F403
 from edgec.engine.nn.containers import ModuleDict, ModuleList
 from edgec.engine.nn.convolution import *  # noqa: F403
@@ -35,6 +38,7 @@ from edgec.engine.nn.pooling import (
     MaxPool1d,
     MaxPool2d,
 )
+from edgec.engine.nn.recurrent import *  # noqa: F403
 from edgec.engine.tensor import Parameter
 
 Layer, LayerList, LayerDict = Module, ModuleList, ModuleDict
@@ -51,7 +55,7 @@ __all__ = [
     "AdaptiveAvgPool1D", "AdaptiveAvgPool2D", "AdaptiveMaxPool1D", "AdaptiveMaxPool2D", "AvgPool1D", "AvgPool2D",
     "BatchNorm1D", "BatchNorm2D", "BatchNorm3D", "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "Conv3D",
     "Conv3DTranspose", "Dropout2D", "InstanceNorm1D", "InstanceNorm2D", "Layer", "LayerDict", "LayerList",
-    "MaxPool1D", "MaxPool2D", "Module", "Parameter", "functional", "init", *activations.__all__,
+    "MaxPool1D", "MaxPool2D", "Module", "Parameter", "functional", "init", *activations.__all__, *attention.__all__,
     *containers.__all__, *convolution.__all__, *layers.__all__, *losses.__all__, *normalization.__all__,
-    *pooling.__all__,
+    *pooling.__all__, *recurrent.__all__,
 ]  # fmt: skip

@@ -194,7 +194,8 @@ def test_it_learns_and_keeps_the_best() -> None:
     valid = DataLoader(data(60), 20)
     train, optimizer = DataLoader(data(), 16, shuffle=True, seed=0), optim.Adam(model.parameters(), 0.02)
     rows = fit(
-        model, nn.CrossEntropyLoss(), optimizer, train, valid, epochs=8, metrics={"accuracy": Accuracy()}, monitor="valid_accuracy", mode="max",
+        model, nn.CrossEntropyLoss(), optimizer, train, valid, epochs=8, metrics={"accuracy": Accuracy()},
+        monitor="valid_accuracy", mode="max",
     )  # fmt: skip
     assert [row["epoch"] for row in rows] == list(range(1, 9))
     assert rows[0].keys() == {"epoch", "lr", "loss", "accuracy", "valid_loss", "valid_accuracy"}
