@@ -18,7 +18,7 @@ import pytest
 from edgec.engine import Parameter, StateDictError, Tensor, nn, optim, seed
 from edgec.engine.data import DataLoader, TensorDataset, transforms
 from edgec.engine.files import read_safetensors
-from edgec.engine.fit import Trainer, TrainingError, fit
+from edgec.engine.training import Trainer, TrainingError, fit
 from edgec.engine.metrics import Accuracy
 from edgec.engine.progress import Progress, TextProgress
 from edgec.engine.training_state import load_training_state, save_training_state
