@@ -15,7 +15,7 @@ The names of PyTorch and of Paddle both work: ``requires_grad`` and its opposite
 
 from __future__ import annotations
 
-from edgec.engine import creation, data, functional, functions, nn, ops, optim  # noqa: F401
+from edgec.engine import creation, data, functional, functions, metrics, nn, ops, optim  # noqa: F401
 from edgec.engine.check_grads import check_grads
 from edgec.engine.creation import *  # noqa: F403
 from edgec.engine.errors import GradientError, StateDictError, TraceError
@@ -26,9 +26,11 @@ from edgec.engine.recording import RecordedNode, Recording, record
 from edgec.engine.registry import PRIMITIVES, Primitive, apply
 from edgec.engine.tape import backward, grad
 from edgec.engine.tensor import Parameter, Tensor, tensor, to_tensor
+from edgec.engine.training import Trainer, fit
 
 __all__ = [
     "PRIMITIVES", "GradientError", "Parameter", "Primitive", "RecordedNode", "Recording", "StateDictError", "Tensor",
-    "TraceError", "apply", "backward", "check_grads", "data", "enable_grad", "functional", "grad", "is_grad_enabled",
-    "nn", "no_grad", "optim", "record", "seed", "tensor", "to_tensor", *creation.__all__, *functions.__all__,
+    "TraceError", "Trainer", "apply", "backward", "check_grads", "data", "enable_grad", "fit", "functional", "grad",
+    "is_grad_enabled", "metrics", "nn", "no_grad", "optim", "record", "seed", "tensor", "to_tensor",
+    *creation.__all__, *functions.__all__,
 ]  # fmt: skip

@@ -288,6 +288,8 @@ def _beam(logs: Array, blank: int, width: int) -> list[int]:
                 before = in_blank if prefix and label == prefix[-1] else either
                 longer = found.setdefault((*prefix, label), [-np.inf, -np.inf])
                 longer[1] = np.logaddexp(longer[1], before + now[label])
-        ranked = sorted(found.items(), key=lambda item: -np.logaddexp(*item[1]))
-        beams = {prefix: (scores[0], scores[1]) for prefix, scores in ranked[:width]}
-    return list(max(beams, key=lambda prefix: np.logaddexp(*beams[prefix])))
+        scored = {prefix: (scores[0], scores[1]) for prefix, scores in found.items()}
+        best = sorted(scored, key=lambda prefix: -np.logaddexp(*scored[prefix]))[:width]
+        beams = {prefix: scored[prefix] for prefix in best}
+    # They stand in falling order.
+    return list(next(iter(beams)))

@@ -237,12 +237,13 @@ class _Run:
         self.history: History = []
         self.best_figure: float | None = None
         self.best: dict[str, Array] | None = None
-        named = {
-            "schedule": trainer.schedule, "scaler": trainer.scaler, "train": train_loader, "valid": valid_loader,
-        }  # fmt: skip
-        self.parts: dict[str, Stateful] = {
-            name: part for name, part in named.items() if part is not None and hasattr(part, "load_state_dict")
-        }  # type: ignore[misc]
+        self.parts: dict[str, Stateful] = {}
+        for name, part in (("schedule", trainer.schedule), ("scaler", trainer.scaler)):
+            if part is not None:
+                self.parts[name] = part
+        for name, loader in (("train", train_loader), ("valid", valid_loader)):
+            if isinstance(loader, Stateful):
+                self.parts[name] = loader
 
     def one_epoch(self, epochs: int, tell: ProgressCallback) -> None:
         trainer, epoch = self.trainer, self.epoch + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from edgec.engine import random
 from edgec.engine.arrays import Array
@@ -20,6 +20,7 @@ _VERSION = 1
 _FIX = "resume with the model, optimizer and settings the training was started with"
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """What a schedule, a loader or a loss scaler offers: its state as plain values that JSON can hold."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -56,8 +56,9 @@ class Subset:
         self.dataset, self.indices = dataset, np.asarray(list(indices), np.int64)
         if self.indices.size and not (-len(dataset) <= self.indices.min() and self.indices.max() < len(dataset)):
             raise IndexError(f"an index lies outside of the dataset of {len(dataset)} samples")
-        if isinstance(dataset, TensorDataset | Subset) and hasattr(dataset, "batch"):
-            self.batch = lambda indices: dataset.batch(self.indices[indices])
+        read = getattr(dataset, "batch", None)
+        if read is not None:
+            self.batch: Callable[[Array], object] = lambda indices: read(self.indices[indices])
 
     def __len__(self) -> int:
         return len(self.indices)

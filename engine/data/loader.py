@@ -24,7 +24,8 @@ Batch: TypeAlias = Any
 # The same of arrays, before they become tensors.
 Arrays: TypeAlias = Any
 Collate: TypeAlias = Callable[[list[Sample]], Arrays]
-Transform: TypeAlias = Callable[[Arrays, np.random.Generator], Arrays]
+# As text: numpy.random is loaded when it is needed.
+Transform: TypeAlias = "Callable[[Arrays, np.random.Generator], Arrays]"
 
 
 class DatasetError(EdgecError):
@@ -161,9 +162,9 @@ def collate(samples: list[Sample]) -> Arrays:
         if isinstance(first, Mapping):
             if any(not isinstance(sample, Mapping) or sample.keys() != first.keys() for sample in samples):
                 raise ValueError("the dicts have different keys")
-            return {key: _stacked([sample[key] for sample in samples]) for key in first}  # type: ignore[index,call-overload,call-arg]
+            return {key: _stacked([sample[key] for sample in samples]) for key in first}  # type: ignore[index,call-overload]
         if isinstance(first, tuple | list):
-            return tuple(_stacked(parts) for parts in zip(*samples, strict=True))  # type: ignore[arg-type]
+            return tuple(_stacked(parts) for parts in zip(*samples, strict=True))
         return _stacked(samples)  # type: ignore[arg-type]
     except ValueError as err:
         raise DatasetError(

@@ -60,7 +60,7 @@ class ToFloat(ImageTransform):
         self.highest, self.dtype = highest, np.dtype(dtype)
 
     def apply(self, images: Array, random: np.random.Generator) -> Array:  # noqa: ARG002
-        return images.astype(self.dtype) / self.dtype.type(self.highest)
+        return np.asarray(images.astype(self.dtype) / np.asarray(self.highest, self.dtype))
 
 
 class Normalize(ImageTransform):
@@ -106,7 +106,8 @@ class RandomCrop(ImageTransform):
         count, free = len(images), windows.shape[-4:-2]
         y, x = (random.integers(0, size, count) for size in free)
         # The windows lie on axes -4 and -3; indexed together with the first, they leave (n, ..., h, w).
-        return np.ascontiguousarray(windows[(np.arange(count), *[slice(None)] * (images.ndim - 3), y, x)])
+        index: tuple[Any, ...] = (np.arange(count), *[slice(None)] * (images.ndim - 3), y, x)
+        return np.ascontiguousarray(windows[index])
 
 
 class RandomShift(RandomCrop):
@@ -176,7 +177,7 @@ class GaussianNoise(ImageTransform):
         self.std = std
 
     def apply(self, images: Array, random: np.random.Generator) -> Array:
-        return images + (self.std * random.standard_normal(images.shape)).astype(images.dtype)
+        return np.asarray(images + (self.std * random.standard_normal(images.shape)).astype(images.dtype))
 
 
 class MixUp:
