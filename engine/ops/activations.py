@@ -109,7 +109,9 @@ sigmoid.samples = lambda: [Sample([normal(2, 3)]), Sample([_EXTREMES])]
 
 @primitive("HardSigmoid")
 def hard_sigmoid(x: Array, *, alpha: float = 0.2, beta: float = 0.5) -> Array:
-    return np.asarray(np.clip(x * x.dtype.type(alpha) + x.dtype.type(beta), x.dtype.type(0), x.dtype.type(1)))
+    linear = x * x.dtype.type(alpha) + x.dtype.type(beta)
+    # Not np.clip, which makes float32 of bfloat16.
+    return np.asarray(np.minimum(np.maximum(linear, x.dtype.type(0)), x.dtype.type(1)))
 
 
 @hard_sigmoid.gradient
@@ -125,7 +127,7 @@ hard_sigmoid.samples = lambda: [Sample([normal(2, 3)]), Sample([normal(2, 3)], {
 @primitive("HardSwish")
 def hard_swish(x: Array) -> Array:
     one = x.dtype.type
-    return np.asarray(x * np.clip(x * one(1 / 6) + one(0.5), one(0), one(1)))
+    return np.asarray(x * np.minimum(np.maximum(x * one(1 / 6) + one(0.5), one(0)), one(1)))
 
 
 @hard_swish.gradient

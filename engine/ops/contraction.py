@@ -100,10 +100,15 @@ einsum.samples = lambda: [
 ]
 
 
+def _in_linalg_dtype(x: Array) -> Array:
+    """LAPACK knows no type below float32."""
+    return x.astype(np.float32) if x.dtype.itemsize < 4 else x
+
+
 @primitive("Det", keeps_outputs=(0,))
 def det(x: Array) -> Array:
     """The determinant of each matrix."""
-    return np.asarray(np.linalg.det(x), x.dtype)
+    return np.asarray(np.linalg.det(_in_linalg_dtype(x))).astype(x.dtype)
 
 
 @det.gradient
@@ -124,7 +129,7 @@ det.samples = lambda: [
 def inverse(x: Array) -> Array:
     """The inverse of each matrix; nan where there is none. ONNX has no such operator."""
     try:
-        return np.asarray(np.linalg.inv(x), x.dtype)
+        return np.asarray(np.linalg.inv(_in_linalg_dtype(x))).astype(x.dtype)
     except np.linalg.LinAlgError:
         return np.full_like(x, np.nan)
 
