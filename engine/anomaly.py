@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from edgec.engine.arrays import Array, is_float
 from edgec.engine.errors import AnomalyError
 from edgec.engine.modes import state

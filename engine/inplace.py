@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import edgec.engine.tensor as tensors
 import numpy as np
+
+import edgec.engine.tensor as tensors
 from edgec.engine import indexing
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
@@ -77,7 +78,7 @@ class InPlace:
         if recording is not None:
             if given.dtype != self.dtype:
                 given = p.cast(given, self.dtype)
-            recording.equate(self, given)
+            recording.equate(self, given, keeps_place=True)
         become_array(self, given.array.astype(self.dtype))
 
     def __setitem__(self: Tensor, index: Index, value: TensorLike) -> None:
@@ -92,7 +93,7 @@ class InPlace:
 def become(tensor: Tensor, made: Tensor) -> None:
     """`tensor` takes the array of `made` and, with gradients on, its place in the graph."""
     if state.recording is not None:
-        state.recording.equate(tensor, made)
+        state.recording.equate(tensor, made, keeps_place=not state.grad_enabled)
     if state.grad_enabled:
         tensor.node, tensor.node_output, tensor._requires_grad = made.node, made.node_output, made._requires_grad
     become_array(tensor, made.array)

@@ -8,8 +8,9 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import edgec.engine.tensor as tensors
 import numpy as np
+
+import edgec.engine.tensor as tensors
 from edgec.engine.arrays import Array
 from edgec.engine.errors import GradientError
 

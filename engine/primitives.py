@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import edgec.engine.tensor as tensors
 import numpy as np
+
+import edgec.engine.tensor as tensors
 from edgec.engine import recording, registry
 from edgec.engine.arrays import Array, DTypeLike, onnx_from_dtype
 

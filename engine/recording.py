@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgec.engine.errors import TraceError
 from edgec.engine.modes import AlreadyQuiet, state
@@ -76,6 +76,9 @@ class Recording:
     # A tensor that was changed in place, and the recorded tensor whose value it has now.
     _changed: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
+    _revalued: set[int] = field(default_factory=set, repr=False)
+    _before: dict[int, tuple[Any, ...]] = field(default_factory=dict, repr=False)
+
     def __post_init__(self) -> None:
         self._traced.update(id(tensor) for tensor in self.inputs)
         self._made.update(self._traced)
@@ -91,10 +94,10 @@ class Recording:
             return changed[1]
         return tensor if self.parent is None else self.parent.resolve(tensor)
 
-    def changes(self) -> list[tuple[Tensor, Tensor]]:
-        """Tensors from outside that were changed in place, and what they became."""
+    def changes(self) -> list[tuple[Tensor, Tensor, bool]]:
+        """Tensors from outside that were changed in place, what they became, and whether only their values changed."""
         return [
-            (tensor, became)
+            (tensor, became, key in self._revalued)
             for key, (tensor, became) in self._changed.items()
             if became is not tensor and (key not in self._made or any(tensor is given for given in self.inputs))
         ]
@@ -132,8 +135,8 @@ class Recording:
         if is_traced or any(self.is_traced(tensor) for tensor in node.reads()):
             self._traced.update(id(tensor) for tensor in outputs)
 
-    def equate(self, tensor: Tensor, became: Tensor) -> None:
-        """From now on `tensor` has the value that the recorded tensor `became` has.
+    def equate(self, tensor: Tensor, became: Tensor, keeps_place: bool) -> None:
+        """From now on `tensor` has the value that the recorded tensor `became` has, and its place in the graph or not.
 
         Raises:
             TraceError: A body changes a tensor from outside; ONNX's branches and loops cannot do that.
@@ -145,7 +148,23 @@ class Recording:
                 where=user_line(),
                 fix="return the new value from the body, and change the tensor after the call",
             )
+        self._before.setdefault(
+            id(tensor), (tensor, tensor.array, tensor.node, tensor.node_output, tensor._requires_grad, tensor.version)
+        )
         self._changed[id(tensor)] = (tensor, self.resolve(became))
+        if keeps_place:
+            self._revalued.add(id(tensor))
+        else:
+            self._revalued.discard(id(tensor))
+
+    def undo_changes(self) -> None:
+        """Give tensors that were changed in place their former values and places in the graph."""
+        for tensor, *before in self._before.values():
+            tensor.array, tensor.node, tensor.node_output, tensor._requires_grad, tensor.version = before
+
+    def watch(self, owned: Sequence[Tensor]) -> None:
+        """Count parameters and buffers as traced too: their values will change from run to run."""
+        self._traced.update(id(tensor) for tensor in owned)
 
     def alias(self, new: Tensor, tensor: Tensor) -> None:
         """`new` was made outside the primitives and has the value of `tensor`."""

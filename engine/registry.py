@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
-import edgec.engine.tensor as tensors
 import numpy as np
+
+import edgec.engine.tensor as tensors
 from edgec.engine.anomaly import check_results
 from edgec.engine.arrays import Array
 from edgec.engine.modes import state
 from edgec.engine.node import Node
 from edgec.engine.recording import user_line
-
 from edgec.errors import UnsupportedError
 
 if TYPE_CHECKING:

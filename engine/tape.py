@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
-import edgec.engine.tensor as tensors
 import numpy as np
+
+import edgec.engine.tensor as tensors
 from edgec.engine import anomaly
-from edgec.engine.arrays import Array, is_float
 from edgec.engine.errors import GradientError
-from edgec.engine.modes import GradMode, ReverseMode, state
 from edgec.engine.hooks import Hooks
+from edgec.engine.modes import GradMode, ReverseMode, state
 from edgec.engine.node import Node, edge_of
 
 if TYPE_CHECKING:

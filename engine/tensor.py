@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+
 from edgec.engine import indexing, promotion, recording, tape
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array, DTypeLike, has_onnx_type, is_float

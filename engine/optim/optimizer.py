@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias, TypedDict
 
 from edgec.engine.arrays import Array
@@ -45,6 +45,9 @@ class Optimizer:
             settings.
         settings: Defaults of all groups.
     """
+
+    # Called with the parameters before every step; see edgec.engine.clip.
+    grad_clip: Callable[[Iterable[Tensor]], None] | None = None
 
     def __init__(self, parameters: Parameters, settings: Mapping[str, float]) -> None:
         if settings["lr"] < 0:
@@ -91,6 +94,8 @@ class Optimizer:
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
+        if self.grad_clip is not None:
+            self.grad_clip(self._all())
         for group in self.groups:
             for parameter in group.parameters:
                 if parameter.grad is not None:

@@ -1,0 +1,72 @@
+"""Nested tuples, lists and dicts of tensors as a flat list and a shape to put it back together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import edgec.engine.tensor as tensors
+from edgec.engine.tensor import Tensor
+
+__all__ = ["Tree", "flatten", "rebuild"]
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """The place of a tensor."""
+
+
+@dataclass(frozen=True)
+class _Static:
+    """A value that is no tensor, and stays as it is."""
+
+    value: object
+
+
+@dataclass(frozen=True)
+class _Branch:
+    kind: type
+    keys: tuple[object, ...]
+    parts: tuple[Tree, ...]
+
+
+# Hashable where the values that are no tensors are.
+Tree: TypeAlias = "_Leaf | _Static | _Branch"
+_LEAF = _Leaf()
+
+
+def flatten(value: object, static: Callable[[object], object] | None = None) -> tuple[list[Tensor], Tree]:
+    """The tensors in `value`, in order, and its shape; `static` maps the values that are no tensors."""
+    found: list[Tensor] = []
+
+    def walk(part: object) -> Tree:
+        if isinstance(part, tensors.Tensor):
+            found.append(part)
+            return _LEAF
+        if isinstance(part, tuple | list):
+            return _Branch(type(part), (), tuple(walk(item) for item in part))
+        if isinstance(part, Mapping):
+            return _Branch(type(part), tuple(part), tuple(walk(item) for item in part.values()))
+        return _Static(part if static is None else static(part))
+
+    return found, walk(value)
+
+
+def rebuild(tree: Tree, leaves: Sequence[Tensor]) -> object:
+    """The opposite of `flatten`."""
+    waiting = iter(leaves)
+
+    def build(part: Tree) -> object:
+        if isinstance(part, _Leaf):
+            return next(waiting)
+        if isinstance(part, _Static):
+            return part.value
+        items = [build(item) for item in part.parts]
+        if issubclass(part.kind, Mapping):
+            return part.kind(zip(part.keys, items, strict=True))
+        if hasattr(part.kind, "_fields"):  # a named tuple
+            return part.kind(*items)
+        return part.kind(items)
+
+    return build(tree)
