@@ -8,6 +8,7 @@ from edgec.targets.lowering import (  # noqa: F401  importing a family registers
     linear,
     normalization,
     pooling,
+    recurrent,
     reduction,
     resize,
     shape,

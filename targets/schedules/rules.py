@@ -8,6 +8,7 @@ import tvm
 from tvm import tirx
 from tvm.s_tir import Schedule
 
+from edgec.targets.lowering.recurrent import WRITTEN_OUT
 from edgec.targets.profile import Profile
 from edgec.targets.schedules import conv2d, elementwise, matmul, reduction
 
@@ -26,6 +27,8 @@ RULES: tuple[Rule, ...] = (
 
 def schedule_kernel(function: tirx.PrimFunc, profile: Profile) -> tirx.PrimFunc:
     """The kernel with its loops tiled, vectorized and parallelized for ``profile``."""
+    if WRITTEN_OUT in function.attrs:
+        return function
     module = tvm.IRModule({"main": function})
     for rule in RULES:
         schedule = Schedule(module)

@@ -373,3 +373,15 @@ for x in (f32(1, 3, 5, 7), PADDED):
     case("Resize", x, no_roi, Constant(np.array([1, 1, 0.6, 0.5], np.float32)), mode="cubic", antialias=1)
     case("Resize", x, no_roi, Constant(np.array([2, 0.8], np.float32)), mode="cubic", axes=[2, 3], exclude_outside=1)
 case("Resize", f32(3, 6), no_roi, Constant(np.array([2, 2], np.float32)))
+
+# -- recurrent networks: (steps, batch, features), hidden sizes that fill vectors and that do not
+for op, gates, states in (("LSTM", 4, 2), ("GRU", 3, 1), ("RNN", 1, 1)):
+    for hidden, direction, directions in ((16, "forward", 1), (5, "reverse", 1), (7, "bidirectional", 2)):
+        weights = [Constant(f32(directions, gates * hidden, n, low=-0.5, high=0.5)) for n in (6, hidden)]
+        bias = Constant(f32(directions, 2 * gates * hidden))
+        initial = [f32(directions, 2, hidden), *(Constant(f32(directions, 2, hidden)) for _ in range(states - 1))]
+        shared = {"outputs": 1 + states, "hidden_size": hidden, "direction": direction}
+        case(op, f32(4, 2, 6), *weights, bias, None, *initial, **shared)
+        case(op, f32(4, 2, 6), *weights, **shared)
+    if op == "GRU":
+        case(op, f32(4, 2, 6), *weights, bias, None, initial[0], linear_before_reset=1, **shared)
