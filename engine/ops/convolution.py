@@ -101,8 +101,8 @@ def _conv_transpose(dy: Array, w: Array, window: Window, group: int) -> Array:
 def _sums_per_channel(a: Array, b: Array) -> Array:
     """Products summed over images and positions; half precision in float32, since einsum knows no bfloat16."""
     if a.dtype.itemsize < 4:
-        return np.einsum("ncl,ncl->c", a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
-    return np.einsum("ncl,ncl->c", a, b)
+        return np.asarray(np.einsum("ncl,ncl->c", a.astype(np.float32), b.astype(np.float32))).astype(a.dtype)
+    return np.asarray(np.einsum("ncl,ncl->c", a, b))
 
 
 def _conv_weight_grad(x: Array, dy: Array, window: Window, group: int) -> Array:

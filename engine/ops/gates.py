@@ -18,8 +18,8 @@ _EMPTY = np.zeros((0, 3), np.float32)
 @primitive("Celu")
 def celu(x: Array, *, alpha: float = 1.0) -> Array:
     real = x.dtype.type
-    negative: Array = np.minimum(real(alpha) * np.expm1(x / real(alpha)), real(0))
-    return np.asarray(np.maximum(x, real(0)) + negative)
+    below = np.minimum(real(alpha) * np.expm1(x / real(alpha)), real(0))
+    return np.asarray(np.maximum(x, real(0)) + below)
 
 
 @celu.gradient
