@@ -34,7 +34,7 @@ def l1_loss(x: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
     return reduced(abs(x - target), reduction)
 
 
-def smooth_l1_loss(x: Tensor, target: Tensor, beta: float = 1.0, reduction: Reduction = "mean") -> Tensor:
+def smooth_l1_loss(x: Tensor, target: Tensor, reduction: Reduction = "mean", beta: float = 1.0) -> Tensor:
     """Quadratic within `beta` of the target, linear with slope 1 beyond."""
     if beta == 0.0:
         return l1_loss(x, target, reduction)
@@ -43,7 +43,7 @@ def smooth_l1_loss(x: Tensor, target: Tensor, beta: float = 1.0, reduction: Redu
     return reduced(losses, reduction)
 
 
-def huber_loss(x: Tensor, target: Tensor, delta: float = 1.0, reduction: Reduction = "mean") -> Tensor:
+def huber_loss(x: Tensor, target: Tensor, reduction: Reduction = "mean", delta: float = 1.0) -> Tensor:
     """Half the square within `delta` of the target, linear with slope `delta` beyond. Source: Huber 1964."""
     distance = abs(x - target)
     losses = p.where(distance < delta, distance * distance * 0.5, (distance - 0.5 * delta) * delta)
@@ -56,18 +56,18 @@ def huber_loss(x: Tensor, target: Tensor, delta: float = 1.0, reduction: Reducti
 def nll_loss(
     log_probabilities: Tensor,
     target: Tensor,
-    reduction: Reduction = "mean",
     weight: Tensor | None = None,
     ignore_index: int = -100,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Minus the log-probability of the target class.
 
     Args:
         log_probabilities: Shape (n, classes, ...).
         target: Class numbers of shape (n, ...).
-        reduction: Over the targets; the mean is the weighted one.
         weight: One per class.
         ignore_index: Targets of this number count nothing, in the mean neither.
+        reduction: Over the targets; the mean is the weighted one.
     """
     counted = _counted(target, log_probabilities, ignore_index)
     safe = target if counted is None else p.where(counted, target, p.full_like(target, 0))
@@ -78,20 +78,20 @@ def nll_loss(
 def cross_entropy(
     logits: Tensor,
     target: Tensor,
-    label_smoothing: float = 0.0,
-    reduction: Reduction = "mean",
     weight: Tensor | None = None,
     ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Softmax and the negative log-likelihood of the target in one, numerically safe.
 
     Args:
         logits: Shape (n, classes, ...).
         target: Class numbers of shape (n, ...), or probabilities of the logits' shape.
-        label_smoothing: Share of the target that is spread over all classes.
-        reduction: Over the samples. With class numbers the mean is the one weighted by `weight`.
         weight: One per class.
         ignore_index: Class numbers of this value count nothing.
+        reduction: Over the samples. With class numbers the mean is the one weighted by `weight`.
+        label_smoothing: Share of the target that is spread over all classes.
 
     Source: Szegedy et al. 2016, section 7 (label smoothing).
     """
@@ -106,7 +106,7 @@ def cross_entropy(
         # PyTorch divides by the number of samples here, whatever their weights.
         return losses.sum() / float(max(losses.size, 1)) if reduction == "mean" else reduced(losses, reduction)
     if not label_smoothing:
-        return nll_loss(logs, target, reduction, weight, ignore_index)
+        return nll_loss(logs, target, weight, ignore_index, reduction)
     counted = _counted(target, logits, ignore_index)
     safe = target if counted is None else p.where(counted, target, p.full_like(target, 0))
     picked = p.squeeze(p.call("GatherElements", spread, p.unsqueeze(safe, [1]), axis=1), [1])
@@ -153,7 +153,7 @@ def _weighted(losses: Tensor, weights: Tensor | None, reduction: Reduction) -> T
 
 
 def binary_cross_entropy(
-    probabilities: Tensor, target: Tensor, reduction: Reduction = "mean", weight: Tensor | None = None
+    probabilities: Tensor, target: Tensor, weight: Tensor | None = None, reduction: Reduction = "mean"
 ) -> Tensor:
     """The logarithms are held above -100, so that a certain and wrong answer stays finite."""
     log_yes, log_no = (part.log().clip(min=-100.0) for part in (probabilities, 1.0 - probabilities))
@@ -164,8 +164,8 @@ def binary_cross_entropy(
 def binary_cross_entropy_with_logits(
     logits: Tensor,
     target: Tensor,
-    reduction: Reduction = "mean",
     weight: Tensor | None = None,
+    reduction: Reduction = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
     """log(1 + exp(x)) - x t, which neither overflows nor cancels; `pos_weight` multiplies the loss of positives."""
@@ -185,7 +185,7 @@ def sigmoid_focal_loss(
 
     Source: Lin et al. 2017, eq. 5.
     """
-    losses = binary_cross_entropy_with_logits(logits, target, "none")
+    losses = binary_cross_entropy_with_logits(logits, target, reduction="none")
     chance = p.sigmoid(logits)
     wrong = chance + target - chance * target * 2.0  # 1 - p_t
     losses = losses * (wrong * wrong if gamma == 2.0 else wrong**gamma)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import overload
 
 from edgec.engine.nn.module import Module
 from edgec.engine.tensor import Parameter, Tensor
@@ -29,15 +30,29 @@ class ModuleList(Module):
     def __iter__(self) -> Iterator[Module]:
         return self.children()
 
-    def __getitem__(self, index: int) -> Module:
-        return list(self.children())[index]
+    @overload
+    def __getitem__(self, index: int) -> Module: ...
+    @overload
+    def __getitem__(self, index: slice) -> ModuleList: ...
+    def __getitem__(self, index: int | slice) -> Module | ModuleList:
+        modules = list(self.children())
+        return self._of(modules[index]) if isinstance(index, slice) else modules[index]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        setattr(self, list(dict(self.named_children()))[index], module)
+
+    def _of(self, modules: list[Module]) -> ModuleList:
+        return ModuleList(modules)
 
 
 class Sequential(ModuleList):
-    """Modules one after the other: each takes what the one before gave."""
+    """Modules one after the other: each takes what the one before gave. A slice shares the weights."""
 
     def __init__(self, *modules: Module) -> None:
         super().__init__(modules)
+
+    def _of(self, modules: list[Module]) -> ModuleList:
+        return Sequential(*modules)
 
     def forward(self, x: Tensor) -> Tensor:
         for module in self:

@@ -31,21 +31,21 @@ class L1Loss(_Loss):
 
 
 class SmoothL1Loss(_Loss):
-    def __init__(self, beta: float = 1.0, reduction: Reduction = "mean") -> None:
+    def __init__(self, reduction: Reduction = "mean", beta: float = 1.0) -> None:
         super().__init__(reduction)
         self.beta = beta
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        return F.smooth_l1_loss(x, target, self.beta, self.reduction)
+        return F.smooth_l1_loss(x, target, self.reduction, self.beta)
 
 
 class HuberLoss(_Loss):
-    def __init__(self, delta: float = 1.0, reduction: Reduction = "mean") -> None:
+    def __init__(self, reduction: Reduction = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction)
         self.delta = delta
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        return F.huber_loss(x, target, self.delta, self.reduction)
+        return F.huber_loss(x, target, self.reduction, self.delta)
 
 
 class NLLLoss(_Loss):
@@ -54,22 +54,22 @@ class NLLLoss(_Loss):
         self.weight, self.ignore_index = weight, ignore_index
 
     def forward(self, log_probabilities: Tensor, target: Tensor) -> Tensor:
-        return F.nll_loss(log_probabilities, target, self.reduction, self.weight, self.ignore_index)
+        return F.nll_loss(log_probabilities, target, self.weight, self.ignore_index, self.reduction)
 
 
 class CrossEntropyLoss(_Loss):
     def __init__(
         self,
-        label_smoothing: float = 0.0,
-        reduction: Reduction = "mean",
         weight: Tensor | None = None,
         ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(reduction)
         self.label_smoothing, self.weight, self.ignore_index = label_smoothing, weight, ignore_index
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(logits, target, self.label_smoothing, self.reduction, self.weight, self.ignore_index)
+        return F.cross_entropy(logits, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing)
 
 
 class FocalLoss(_Loss):
@@ -84,17 +84,23 @@ class FocalLoss(_Loss):
 
 
 class BCELoss(_Loss):
+    def __init__(self, weight: Tensor | None = None, reduction: Reduction = "mean") -> None:
+        super().__init__(reduction)
+        self.weight = weight
+
     def forward(self, probabilities: Tensor, target: Tensor) -> Tensor:
-        return F.binary_cross_entropy(probabilities, target, self.reduction)
+        return F.binary_cross_entropy(probabilities, target, self.weight, self.reduction)
 
 
 class BCEWithLogitsLoss(_Loss):
-    def __init__(self, pos_weight: Tensor | None = None, reduction: Reduction = "mean") -> None:
+    def __init__(
+        self, weight: Tensor | None = None, reduction: Reduction = "mean", pos_weight: Tensor | None = None
+    ) -> None:
         super().__init__(reduction)
-        self.pos_weight = pos_weight
+        self.weight, self.pos_weight = weight, pos_weight
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(logits, target, self.reduction, pos_weight=self.pos_weight)
+        return F.binary_cross_entropy_with_logits(logits, target, self.weight, self.reduction, self.pos_weight)
 
 
 class KLDivLoss(Module):

@@ -97,6 +97,21 @@ class Module:
             function(module)
         return self
 
+    # --- the names of PyTorch and Paddle for what assigning an attribute does ---
+
+    def register_parameter(self, name: str, parameter: Parameter | None) -> None:
+        setattr(self, name, parameter)
+
+    def register_buffer(self, name: str, tensor: Tensor | None) -> None:
+        setattr(self, name, tensor)
+
+    def add_module(self, name: str, module: Module) -> Module:
+        setattr(self, name, module)
+        return module
+
+    add_parameter, add_sublayer = register_parameter, add_module
+    sublayers, named_sublayers = modules, named_modules
+
     # --- state ---
 
     def train(self: _M, mode: bool = True) -> _M:

@@ -20,7 +20,7 @@ from edgec.engine.nn.module import Module
 from edgec.engine.registry import apply
 from edgec.engine.tensor import Parameter, Tensor
 
-__all__ = ["GRU", "LSTM", "RNN"]
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
 State: TypeAlias = "Tensor | tuple[Tensor, Tensor]"
 
@@ -137,7 +137,7 @@ class _Recurrent(Module):
         return gates[list(self.gates)].reshape(rows.shape)
 
     def describe(self) -> str:
-        features = getattr(self, "weight_ih_l0").shape[2]  # noqa: B009 - the name is made in __init__
+        features = dict(self.named_parameters())["weight_ih_l0"].shape[2]
         return f"{features}, {self.hidden_size}, num_layers={self.num_layers}, bidirectional={self.bidirectional}"
 
 
@@ -183,3 +183,38 @@ class LSTM(_Recurrent):
     op_type = "LSTM"
     gates = (0, 3, 1, 2)  # i, o, f, c from i, f, g, o
     states = 2
+
+
+class _Cell(Module):
+    """One step at a time; `layer` has the weights. Shape: x (n, input_size), state (n, hidden_size)."""
+
+    kind: ClassVar[type[_Recurrent]]
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True) -> None:
+        self.layer = self.kind(input_size, hidden_size, bias=bias)
+
+    def __call__(self, x: Tensor, state: State | None = None) -> State:  # type: ignore[override]
+        return self.forward(x, state)
+
+    def forward(self, x: Tensor, state: State | None = None) -> State:  # type: ignore[override]
+        """The next state; for LSTM a pair."""
+        _, last = self.layer(p.unsqueeze(x, [0]), _with_axis(state))
+        return p.squeeze(last, [0]) if isinstance(last, Tensor) else (p.squeeze(last[0], [0]), p.squeeze(last[1], [0]))
+
+
+def _with_axis(state: State | None) -> State | None:
+    if state is None or isinstance(state, Tensor):
+        return None if state is None else p.unsqueeze(state, [0])
+    return p.unsqueeze(state[0], [0]), p.unsqueeze(state[1], [0])
+
+
+class RNNCell(_Cell):
+    kind = RNN
+
+
+class GRUCell(_Cell):
+    kind = GRU
+
+
+class LSTMCell(_Cell):
+    kind = LSTM

@@ -211,6 +211,25 @@ def test_containers_name_their_parts() -> None:
         heads["items"] = nn.ReLU()
 
 
+def test_lists_are_cut_and_changed() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    head = net[:2]
+    assert isinstance(head, nn.Sequential)
+    assert head[0].weight is net[0].weight
+    net[-1] = nn.Identity()
+    assert [type(module).__name__ for module in net] == ["Linear", "ReLU", "Identity"]
+    assert len(nn.ModuleList([nn.ReLU(), nn.ReLU()])[1:]) == 1
+
+
+def test_names_of_the_peers_register() -> None:
+    module = nn.Layer()
+    module.register_buffer("scale", Tensor(np.ones(2, np.float32)))
+    module.add_parameter("shift", nn.Parameter(np.zeros(2, np.float32)))
+    module.add_sublayer("head", nn.Linear(2, 1))
+    assert list(module.state_dict()) == ["shift", "head.weight", "head.bias", "scale"]
+    assert len(list(module.sublayers())) == 2
+
+
 def test_further_initializers() -> None:
     seed(0)
     for shape in [(6, 4), (4, 6), (3, 2, 3, 3)]:

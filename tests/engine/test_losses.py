@@ -235,7 +235,7 @@ def test_loss_modules_are_their_functions() -> None:
     x, y = Tensor(LOGITS), Tensor(OTHER)
     target = Tensor(CLASSES)
     for module, arguments, expected in [
-        (nn.HuberLoss(0.5), (x, y), F.huber_loss(x, y, 0.5)),
+        (nn.HuberLoss(delta=0.5), (x, y), F.huber_loss(x, y, delta=0.5)),
         (nn.KLDivLoss("batchmean"), (x, Tensor(SHARES)), F.kl_div(x, Tensor(SHARES), "batchmean")),
         (
             nn.CrossEntropyLoss(weight=Tensor(WEIGHT), ignore_index=1),

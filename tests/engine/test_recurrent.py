@@ -141,3 +141,14 @@ def test_wrong_states_are_refused() -> None:
     with pytest.raises(ValueError, match="nonlinearity"):
         nn.RNN(2, 3, nonlinearity="sigmoid")
     assert repr(nn.GRU(2, 3, bidirectional=True)) == "GRU(2, 3, num_layers=1, bidirectional=True)"
+
+
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
+def test_cells_are_steps_of_the_layer(torch: ModuleType, name: str) -> None:
+    cell, peer = getattr(nn, f"{name}Cell")(4, 3), getattr(torch.nn, f"{name}Cell")(4, 3)
+    cell.layer.load_pytorch({f"{key}_l0": tensor.numpy() for key, tensor in peer.state_dict().items()})
+    state = peer_state = None
+    for step in values(3, 2, 4):
+        state, peer_state = cell(Tensor(step), state), peer(torch.tensor(step), peer_state)
+        for one, other in zip(as_list(state), as_list(peer_state), strict=True):
+            close(one.data, other.detach())

@@ -185,8 +185,8 @@ def test_losses_stay_finite_at_extremes() -> None:
 
 def test_losses_and_layers_differentiate_twice() -> None:
     target = np.array([1, 0])
-    check_grads(lambda x: F.cross_entropy(x, Tensor(target), 0.1), array(2, 3))
-    check_grads(lambda x, y: F.smooth_l1_loss(x, y, 0.5), array(2, 3), array(2, 3))
+    check_grads(lambda x: F.cross_entropy(x, Tensor(target), label_smoothing=0.1), array(2, 3))
+    check_grads(lambda x, y: F.smooth_l1_loss(x, y, beta=0.5), array(2, 3), array(2, 3))
     check_grads(lambda x, w, b: F.linear(x, w, b), array(2, 3, 4), array(5, 4), array(5))
     check_grads(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), array(1, 1, 3, 3), order=1)
 
