@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -15,16 +15,14 @@ from onnx import checker
 import edgec
 from edgec.engine import Tensor, to_tensor
 from edgec.engine.nn import Module
-from edgec.engine.recording import RecordedNode, Recording, record
-from edgec.errors import EdgecError, UnsupportedError
-from edgec.frontend.attributes import to_attributes
-from edgec.frontend.opset import IR_VERSION, OPSET
+from edgec.engine.recording import Recording, record
+from edgec.errors import EdgecError
+from edgec.frontend.graph_builder import build_graph
+from edgec.frontend.opset import IR_VERSION
 
 __all__ = ["Traceable", "trace"]
 
 Traceable: TypeAlias = Module | Callable[..., object]
-
-_INTERNAL = "edgec."
 
 
 def trace(
@@ -41,12 +39,13 @@ def trace(
 
     Args:
         fn: A Module, or a function of Tensors that returns a Tensor, a tuple or list of them, or a dict.
-        example_arrays: One array per input. Their values do not matter, except that the function runs on them.
+        example_arrays: One array per input. Their values do not matter, except that the function runs on them. A
+            Tensor that requires a gradient stands for one that does, so that the function may call `engine.grad`.
         input_names: Default: the names of the function's parameters.
         output_names: Default: the keys of a dict, "output", or "output_0", "output_1" ...
 
-    What the function does to a Tensor's ``.data`` array behind the engine's back is not seen: its result would become
-    a constant.
+    `engine.cond`, `while_loop` and `scan` become If, Loop and Scan. Tensors that the function changes in place are
+    read with their new values, but a change of a buffer is no part of the model.
 
     Raises:
         TraceError: The function branches on a value, or otherwise looks at one.
@@ -59,7 +58,7 @@ def trace(
         >>> [output.name for output in model.graph.outputs]
         ['output']
     """
-    inputs = [to_tensor(array.data if isinstance(array, Tensor) else np.asarray(array)) for array in example_arrays]
+    inputs = [_as_input(example) for example in example_arrays]
     names = _input_names(fn, len(inputs), input_names)
     modes = {module: module.training for module in _modules(fn)}
     if isinstance(fn, Module):
@@ -70,134 +69,22 @@ def trace(
     finally:
         for module, training in modes.items():
             module.training = training
-    outputs = _named_outputs(fn, returned, output_names)
+    outputs = {name: recording.resolve(item) for name, item in _named_outputs(fn, returned, output_names).items()}
     clashing = [name for name in outputs if name in names]
     if clashing:
         raise EdgecError(f"'{clashing[0]}' is the name of an input and of an output", fix="pass other output_names")
     _check_outputs(outputs, recording)
-    builder = _GraphBuilder(fn, recording, names, outputs)
-    return builder.build(_name_of(fn))
+    named = [] if not isinstance(fn, Module) else [*fn.named_parameters(), *fn.named_buffers()]
+    graph = build_graph(_name_of(fn), recording, names, outputs, {id(tensor): name for name, tensor in reversed(named)})
+    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="edgec", producer_version=edgec.__version__)
+    _check(model)
+    return model
 
 
-class _GraphBuilder:
-    """Writes a recording as a graph: recorded tensors by identity, values by name."""
-
-    def __init__(
-        self, fn: Traceable, recording: Recording, input_names: Sequence[str], outputs: dict[str, Tensor]
-    ) -> None:
-        self.recording = recording
-        self.outputs = outputs
-        self.taken = {*input_names, *outputs}
-        self.captured_names: dict[int, str] = {}
-        if isinstance(fn, Module):
-            for name, tensor in (*fn.named_parameters(), *fn.named_buffers()):
-                self.captured_names.setdefault(id(tensor), name)
-        self.inputs = [_value(tensor, name) for name, tensor in zip(input_names, recording.inputs, strict=True)]
-        self.values = {id(t): value for t, value in zip(recording.inputs, self.inputs, strict=True)}
-        self.output_names = {id(tensor): name for name, tensor in reversed(outputs.items())}
-        self.initializers: list[ir.Value] = []
-        self.nodes: list[ir.Node] = []
-        self.constants = 0
-
-    def build(self, name: str) -> ir.Model:
-        kept = _needed_nodes(self.recording, self.outputs.values())
-        _refuse_internal(kept)
-        counts: dict[str, int] = {}
-        for node in kept:
-            index = counts.get(node.op_type, 0)
-            counts[node.op_type] = index + 1
-            self._add_node(node, f"{node.op_type}_{index}")
-        graph_outputs = [self._output(output, tensor) for output, tensor in self.outputs.items()]
-        graph = ir.Graph(
-            self.inputs,
-            graph_outputs,
-            nodes=self.nodes,
-            initializers=self.initializers,
-            opset_imports={"": OPSET},
-            name=name,
-        )
-        model = ir.Model(graph, ir_version=IR_VERSION, producer_name="edgec", producer_version=edgec.__version__)
-        _check(model)
-        return model
-
-    def _add_node(self, recorded: RecordedNode, name: str) -> None:
-        inputs = [None if tensor is None else self._read(tensor) for tensor in recorded.inputs]
-        while inputs and inputs[-1] is None:
-            inputs.pop()
-        outputs = []
-        for index, tensor in enumerate(recorded.outputs):
-            plain = f"{name}_output" if len(recorded.outputs) == 1 else f"{name}_output_{index}"
-            chosen = self.output_names.get(id(tensor)) if id(tensor) not in self.values else None
-            outputs.append(_value(tensor, chosen or self._free(plain)))
-            self.values[id(tensor)] = outputs[-1]
-        attributes = to_attributes(recorded.op_type, recorded.attributes)
-        source = {"source": recorded.source} if recorded.source else {}
-        self.nodes.append(
-            ir.Node("", recorded.op_type, inputs, attributes, outputs=outputs, name=name, metadata_props=source)
-        )
-
-    def _read(self, tensor: Tensor) -> ir.Value:
-        """The value of ``tensor``; one seen for the first time was captured from outside the function."""
-        value = self.values.get(id(tensor))
-        if value is not None:
-            return value
-        name = self.captured_names.get(id(tensor)) or tensor.name
-        if not name:
-            name = f"constant_{self.constants}"
-            self.constants += 1
-        value = _value(tensor, self._free(name))
-        # The copy keeps the model as it was traced when training goes on.
-        value.const_value = ir.tensor(np.array(tensor.data), name=value.name)
-        self.values[id(tensor)] = value
-        self.initializers.append(value)
-        return value
-
-    def _output(self, name: str, tensor: Tensor) -> ir.Value:
-        value = self.values[id(tensor)]
-        if value.name == name:
-            return value
-        # The tensor is an input, or was returned twice: a name of its own takes a node of its own.
-        output = _value(tensor, name)
-        self.nodes.append(ir.Node("", "Identity", [value], outputs=[output], name=self._free(f"Identity_{name}")))
-        return output
-
-    def _free(self, name: str) -> str:
-        free, suffix = name, 0
-        while free in self.taken:
-            suffix += 1
-            free = f"{name}_{suffix}"
-        self.taken.add(free)
-        return free
-
-
-def _value(tensor: Tensor, name: str) -> ir.Value:
-    dtype = ir.DataType.from_numpy(np.dtype(tensor.dtype))
-    return ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(dtype))
-
-
-def _needed_nodes(recording: Recording, outputs: Iterable[Tensor]) -> list[RecordedNode]:
-    needed = {id(tensor) for tensor in outputs}
-    kept: list[RecordedNode] = []
-    for node in reversed(recording.nodes):
-        if not needed.isdisjoint(id(tensor) for tensor in node.outputs):
-            kept.append(node)
-            needed.update(id(tensor) for tensor in node.inputs if tensor is not None)
-    return kept[::-1]
-
-
-def _refuse_internal(nodes: Sequence[RecordedNode]) -> None:
-    internal = [node for node in nodes if node.op_type.startswith(_INTERNAL)]
-    if not internal:
-        return
-    uses: dict[str, list[str]] = {}
-    for node in internal:
-        uses.setdefault(node.op_type, []).append(node.source or "unknown line")
-    listed = "; ".join(f"{name} at {', '.join(dict.fromkeys(lines))}" for name, lines in sorted(uses.items()))
-    raise UnsupportedError(
-        f"the function uses primitives that ONNX does not have: {listed}",
-        where=internal[0].source or None,
-        fix="write these lines with other operations, or keep them out of the traced function",
-    )
+def _as_input(example: NDArray[np.generic] | Tensor) -> Tensor:
+    if isinstance(example, Tensor):
+        return Tensor(example.data, example.requires_grad)
+    return to_tensor(np.asarray(example))
 
 
 def _check(model: ir.Model) -> None:
