@@ -80,4 +80,5 @@ def _square_sum(gradient: Tensor) -> float:
 
 
 def _scale(gradient: Tensor, factor: float) -> None:
-    gradient.data *= gradient.dtype.type(factor)
+    with np.errstate(invalid="ignore"):  # an infinite gradient becomes NaN, as in PyTorch; a loss scaler skips the step
+        gradient.data *= gradient.dtype.type(factor)
