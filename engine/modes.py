@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from edgec.engine.amp import Autocast
     from edgec.engine.recording import Recording
 
-__all__ = ["GradMode", "ReverseMode", "enable_grad", "is_grad_enabled", "no_grad", "set_grad_enabled", "state"]
+__all__ = [
+    "GradMode", "ReverseMode", "enable_grad", "is_first_order", "is_grad_enabled", "no_grad", "set_grad_enabled", "state",
+]  # fmt: skip
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -133,3 +135,8 @@ def set_grad_enabled(mode: bool) -> GradMode:
 def is_grad_enabled() -> bool:
     """Whether this thread notes calls for a reverse pass."""
     return state.grad_enabled
+
+
+def is_first_order() -> bool:
+    """Whether a gradient rule may compute its arrays at once: nothing notes its calls, and nothing records them."""
+    return not state.grad_enabled and state.recording is None

@@ -4,20 +4,20 @@ Three operators are closed under differentiation: Conv is linear in x and w, its
 w a ConvWeightGrad, and the gradients of those two are again among the three. ONNX could spell the weight gradient as
 a Conv with swapped axes, but only without groups, and its huge kernel and small output would make it slow.
 
-Dense convolution copies the windows into columns and leaves the rest to one BLAS product per image and group;
-depthwise convolution adds up one shifted product per kernel tap.
+The arithmetic is in `columns` (dense) and `depthwise`. A gradient of the first order, which nobody differentiates
+again, is computed by x and w together, because they share their columns.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
-from edgec.engine.ops.products import product as matrix_product
+from edgec.engine.modes import is_first_order
+from edgec.engine.ops import columns, depthwise
+from edgec.engine.ops.memory import sum_per_channel
 from edgec.engine.ops.windows import Window, resolve_window
 from edgec.engine.registry import Gradients, Sample, apply, primitive
 from edgec.engine.samples import normal
@@ -25,102 +25,30 @@ from edgec.engine.tape import Node
 from edgec.engine.tensor import Tensor
 
 
-def _of_tap(tap: tuple[int, ...]) -> tuple[Any, ...]:
-    """Index of one tap in columns that still have their kernel axes."""
-    return (slice(None), slice(None), *tap)
-
-
-def _of_depthwise_tap(tap: tuple[int, ...]) -> tuple[Any, ...]:
-    """Index of one tap in a depthwise weight."""
-    return (slice(None), 0, *tap)
-
-
-def _columns(x: Array, window: Window, group: int) -> Array:
-    """The windows as columns. Shape: (n, group, channels / group * taps, outputs)."""
-    n, c = x.shape[:2]
-    if window.is_pointwise:
-        return x.reshape(n, group, c // group, math.prod(window.input_shape))
-    padded = window.pad(x)
-    columns = np.empty((n, c, *window.kernel, *window.output_shape), x.dtype)
-    for tap, met_at in window.taps():
-        columns[_of_tap(tap)] = padded[met_at]
-    return columns.reshape(n, group, c // group * math.prod(window.kernel), math.prod(window.output_shape))
-
-
-def _from_columns(columns: Array, window: Window, channels: int) -> Array:
-    """Add columns back to where `_columns` took them from."""
-    n = columns.shape[0]
-    if window.is_pointwise:
-        return columns.reshape(n, channels, *window.input_shape)
-    columns = columns.reshape(n, channels, *window.kernel, *window.output_shape)
-    padded = np.zeros((n, channels, *window.padded_shape), columns.dtype)
-    for tap, met_at in window.taps():
-        padded[met_at] += columns[_of_tap(tap)]
-    return np.asarray(padded[window.inner])
-
-
-def _is_depthwise(channels: int, w: Array, group: int) -> bool:
-    return group > 1 and group == channels == w.shape[0] and w.shape[1] == 1
-
-
-def _per_channel(w: Array, tap: tuple[int, ...]) -> Array:
-    """One tap of a depthwise kernel, shaped to multiply (n, c, ...)."""
-    return np.reshape(w[_of_depthwise_tap(tap)], (-1, *(1,) * len(tap)))
+def _is_depthwise(channels: int, outputs: int, group: int) -> bool:
+    return group > 1 and group == channels == outputs
 
 
 def _conv(x: Array, w: Array, window: Window, group: int) -> Array:
-    n, c = x.shape[:2]
-    if _is_depthwise(c, w, group):
-        padded = window.pad(x)
-        y = np.zeros((n, c, *window.output_shape), x.dtype)
-        product = np.empty_like(y)
-        for tap, met_at in window.taps():
-            np.multiply(padded[met_at], _per_channel(w, tap), out=product)
-            y += product
-        return y
-    columns = _columns(x, window, group)
-    weights = w.reshape(group, w.shape[0] // group, -1)
-    return np.asarray(matrix_product(weights, columns).reshape(n, w.shape[0], *window.output_shape))
+    if x.dtype.itemsize < 4:  # BLAS knows no half precision; it is rounded once, after the sum
+        return _conv(x.astype(np.float32), w.astype(np.float32), window, group).astype(x.dtype)
+    if _is_depthwise(x.shape[1], len(w), group):
+        return depthwise.correlate(x, w, window)
+    return columns.correlate(x, w, window, group)
 
 
-def _conv_transpose(dy: Array, w: Array, window: Window, group: int) -> Array:
-    n, channels = dy.shape[0], w.shape[1] * group
-    if _is_depthwise(channels, w, group):
-        padded = np.zeros((n, channels, *window.padded_shape), dy.dtype)
-        product = np.empty_like(dy)
-        for tap, met_at in window.taps():
-            np.multiply(dy, _per_channel(w, tap), out=product)
-            padded[met_at] += product
-        return np.ascontiguousarray(padded[window.inner])
-    weights = w.reshape(group, w.shape[0] // group, -1).swapaxes(1, 2)
-    positions = dy.reshape(n, group, w.shape[0] // group, math.prod(window.output_shape))
-    columns = matrix_product(weights, positions)
-    return np.ascontiguousarray(_from_columns(columns, window, channels))
-
-
-def _sums_per_channel(a: Array, b: Array) -> Array:
-    """Products summed over images and positions; half precision in float32, since einsum knows no bfloat16."""
-    if a.dtype.itemsize < 4:
-        return np.asarray(np.einsum("ncl,ncl->c", a.astype(np.float32), b.astype(np.float32))).astype(a.dtype)
-    return np.asarray(np.einsum("ncl,ncl->c", a, b))
-
-
-def _conv_weight_grad(x: Array, dy: Array, window: Window, group: int) -> Array:
-    n, c = x.shape[:2]
-    outputs = dy.shape[1]
-    if group > 1 and group == c == outputs:
-        padded = window.pad(x)
-        depthwise: Array = np.empty((c, 1, *window.kernel), x.dtype)
-        count = math.prod(window.output_shape)
-        positions = dy.reshape(n, c, count)
-        for tap, met_at in window.taps():
-            met = padded[met_at].reshape(n, c, count)
-            depthwise[_of_depthwise_tap(tap)] = _sums_per_channel(met, positions)
-        return depthwise
-    columns = _columns(x, window, group)
-    flat = dy.reshape(n, group, outputs // group, math.prod(window.output_shape))
-    per_image = matrix_product(flat, columns.swapaxes(2, 3))
-    return np.asarray(per_image.sum(axis=0)).reshape(outputs, c // group, *window.kernel)
+def _conv_gradients(
+    x: Array | None, w: Array | None, dy: Array, window: Window, group: int
+) -> tuple[Array | None, Array | None]:
+    """The gradients of `_conv` by x (if `w` is given) and by w (if `x` is given)."""
+    if dy.dtype.itemsize < 4:
+        wide = [None if array is None else array.astype(np.float32) for array in (x, w)]
+        dx, dw = _conv_gradients(*wide, dy.astype(np.float32), window, group)
+        return None if dx is None else dx.astype(dy.dtype), None if dw is None else dw.astype(dy.dtype)
+    channels = w.shape[1] * group if w is not None else x.shape[1] if x is not None else 0
+    if _is_depthwise(channels, dy.shape[1], group):
+        return depthwise.gradients(x, w, dy, window)
+    return columns.gradients(x, w, dy, window, group)
 
 
 def _geometry(window: Window) -> dict[str, object]:
@@ -197,6 +125,11 @@ def conv(
 def _(call: Node, dy: Tensor) -> Gradients:
     x, w, group = call.input(0), call.input(1), call.integer("group")
     window = _window_of(call, x.shape, w.shape)
+    if is_first_order():
+        given = x.array if call.wants(1) else None, w.array if call.wants(0) else None
+        made = _conv_gradients(*given, dy.array, window, group) if call.wants(0) or call.wants(1) else (None, None)
+        sums = sum_per_channel(dy.array) if call.wants(2) else None
+        return [None if gradient is None else p.constant(gradient) for gradient in (*made, sums)]
     dx = _transpose_call(dy, w, window, group) if call.wants(0) else None
     dw = _weight_grad_call(x, dy, window, group) if call.wants(1) else None
     db = p.reduce_sum(dy, [0, *range(2, dy.ndim)]) if call.wants(2) else None
@@ -281,7 +214,8 @@ def conv_transpose(
     if x.shape[1] != w.shape[0] or w.shape[0] % group:
         raise ValueError(f"ConvTranspose: {x.shape[1]} channels do not fit weights of {w.shape} in {group} groups")
     window = _transposed_window(x.shape, w.shape, auto_pad, dilations, output_padding, output_shape, pads, strides)
-    y = _conv_transpose(x, w, window, group)
+    y, _ = _conv_gradients(None, w, x, window, group)
+    assert y is not None
     if b is not None:
         y += b.reshape(-1, *(1,) * (y.ndim - 2))
     return y
@@ -333,7 +267,10 @@ def conv_weight_grad(
 
     Shape: x (n, c, *window.padded_shape), dy (n, m, *outputs); result (m, c / group, *kernel_shape).
     """
-    return _conv_weight_grad(x, dy, _explicit_window(x.shape, dy.shape, kernel_shape, strides, dilations, pads), group)
+    window = _explicit_window(x.shape, dy.shape, kernel_shape, strides, dilations, pads)
+    _, dw = _conv_gradients(x, None, dy, window, group)
+    assert dw is not None
+    return dw
 
 
 def _explicit_window(

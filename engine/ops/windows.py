@@ -60,6 +60,22 @@ class Window:
                 ),
             )
 
+    def met(self, axis: int, tap: int, start: int, stop: int) -> tuple[int, int, slice]:
+        """Which outputs from start to stop meet the input at this tap (the others meet padding), and what they meet."""
+        stride = self.strides[axis]
+        offset = tap * self.dilations[axis] - self.begins[axis]
+        low = min(max(start, -(offset // stride)), stop)
+        high = max(low, min(stop, (self.input_shape[axis] - 1 - offset) // stride + 1))
+        first = low * stride + offset
+        return low, high, slice(first, first + (high - low - 1) * stride + 1, stride) if high > low else slice(0, 0)
+
+    def meetings(self) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
+        """For each kernel element that meets the input: its position, the outputs, and what they meet, unpadded."""
+        for tap in itertools.product(*map(range, self.kernel)):
+            ranges = [self.met(axis, step, 0, self.output_shape[axis]) for axis, step in enumerate(tap)]
+            if all(low < high for low, high, _ in ranges):
+                yield tap, tuple(slice(low, high) for low, high, _ in ranges), tuple(met for *_, met in ranges)
+
     @property
     def is_pointwise(self) -> bool:
         """A 1x1 kernel with stride 1 and no padding: each output is one input pixel."""

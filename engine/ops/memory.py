@@ -1,0 +1,78 @@
+"""Where the values of images lie in memory.
+
+The engine's arrays have the batch first, but nothing obliges its elements to lie in that order. With the batch
+innermost, what a window meets at one of its taps is one long run of memory per row instead of many short ones, and the
+whole batch is one matrix product. So convolution puts the batch innermost where it is large enough; everything behind
+it (NumPy's elementwise functions keep the order of their inputs) goes on in that order without knowing of it.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from edgec.engine.arrays import Array, DTypeLike
+
+__all__ = ["batch_last", "images", "new_images", "scratch", "sum_per_channel"]
+
+# Below this many images the runs would be too short for NumPy's inner loops.
+_SMALLEST_BATCH = 8
+# The working set of a blocked loop: half of the level 2 cache of common cores, which are from 0.5 to 2 MiB.
+BLOCK_BYTES = 1 << 19
+# More is not kept between calls.
+_LARGEST_SCRATCH_BYTES = 1 << 23
+
+
+def batch_last(x: Array) -> Array:
+    """A view of `x` with its first axis last."""
+    return x.transpose(*range(1, x.ndim), 0)
+
+
+def images(x: Array) -> list[Array]:
+    """The batch as contiguous arrays (c, *spatial, n): a single one, or one per image where there are few.
+
+    It is a copy if `x` lies in memory in another order.
+    """
+    if len(x) >= _SMALLEST_BATCH:
+        return [np.ascontiguousarray(batch_last(x))]
+    return [image[..., None] for image in np.ascontiguousarray(x)]
+
+
+def new_images(shape: tuple[int, ...], dtype: DTypeLike, is_zero: bool = False) -> tuple[Array, list[Array]]:
+    """An array of this shape, (n, c, *spatial), and the parts that `images` would give of it."""
+    make = np.zeros if is_zero else np.empty
+    if shape[0] >= _SMALLEST_BATCH:
+        made = make((*shape[1:], shape[0]), dtype)
+        return made.transpose(-1, *range(made.ndim - 1)), [made]
+    made = make(shape, dtype)
+    return made, [image[..., None] for image in made]
+
+
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.areas: dict[str, Array] = {}
+
+
+_scratch = _Scratch()
+
+
+def scratch(name: str, shape: tuple[int, int], dtype: np.dtype[np.generic]) -> Array:
+    """Memory of this thread to work in, with what was left in it; valid until the same name is asked for again.
+
+    Fresh memory costs a page fault for every 4 KiB, which is more than filling it.
+    """
+    size_bytes = shape[0] * shape[1] * dtype.itemsize
+    area = _scratch.areas.get(name)
+    if area is None or area.nbytes < size_bytes:
+        area = np.empty(size_bytes, np.uint8)
+        if size_bytes <= _LARGEST_SCRATCH_BYTES:
+            _scratch.areas[name] = area
+    return area[:size_bytes].view(dtype).reshape(shape)
+
+
+def sum_per_channel(x: Array) -> Array:
+    """The sums over everything but axis 1, where possible along memory."""
+    last = batch_last(x)
+    if last.flags.c_contiguous:
+        return np.asarray(last.reshape(len(last), -1).sum(axis=1))
+    return np.asarray(x.sum(axis=(0, *range(2, x.ndim))))
