@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from edgec.engine.recording import Recording
 
 __all__ = [
-    "GradMode", "ReverseMode", "enable_grad", "is_first_order", "is_grad_enabled", "no_grad", "set_grad_enabled", "state",
+    "GradMode", "ReverseMode", "enable_grad", "is_first_order", "is_grad_enabled", "no_grad", "set_grad_enabled",
+    "state",
 ]  # fmt: skip
 
 _P = ParamSpec("_P")
@@ -99,12 +100,16 @@ class ReverseMode:
 
     def __enter__(self) -> None:
         self._before = (state.grad_enabled, state.autocast, state.finds_anomalies)
+        # Rules that compute arrays themselves overflow as quietly as the forwards do.
+        self._quiet = np.errstate(all="ignore")
+        self._quiet.__enter__()
         state.grad_enabled, state.autocast, state.finds_anomalies = self._create_graph, None, False
         state.refresh()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._quiet.__exit__(kind, error, trace)
         state.grad_enabled, state.autocast, state.finds_anomalies = self._before
         state.refresh()
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
+
 from edgec.engine.arrays import Array
 from edgec.engine.ops.memory import BLOCK_BYTES, images, new_images, scratch
 from edgec.engine.ops.windows import Window

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+
 from edgec.engine.arrays import Array
 from edgec.engine.ops.memory import BLOCK_BYTES, images, new_images, scratch
 from edgec.engine.ops.windows import Window

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+
 from edgec.engine.arrays import Array, DTypeLike
 
 __all__ = ["batch_last", "images", "new_images", "scratch", "sum_per_channel"]
