@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgec.engine import Parameter, StateDictError, Tensor, nn, optim, seed
+from edgec.engine import Parameter, StateDictError, Tensor, amp, nn, optim, seed
 from edgec.engine.data import DataLoader, TensorDataset, transforms
 from edgec.engine.files import read_safetensors
-from edgec.engine.training import Trainer, TrainingError, fit
 from edgec.engine.metrics import Accuracy
 from edgec.engine.progress import Progress, TextProgress
+from edgec.engine.training import Trainer, TrainingError, fit
 from edgec.engine.training_state import load_training_state, save_training_state
 
 
@@ -135,6 +135,31 @@ def test_resume_within_the_same_objects(tmp_path: Path, name: str) -> None:
         run.fit(tmp_path / "run", progress=interrupt)
     assert run.fit(tmp_path / "run", resume=True) == history
     same(run.state(), whole.state())
+
+
+def test_mixed_precision_resumes_exactly(tmp_path: Path) -> None:
+    """The scaler's state is in the file; its scale starts so high that the first steps are skipped."""
+
+    def run() -> Run:
+        made = make_run()
+        made.trainer.autocast = lambda: amp.auto_cast(dtype="float16")
+        made.trainer.scaler = amp.GradScaler(init_loss_scaling=2.0**20, incr_every_n_steps=8)
+        return made
+
+    def interrupt(progress: Progress) -> None:
+        if INTERRUPTS["in training"](progress):
+            raise KeyboardInterrupt
+
+    whole = run()
+    history = whole.fit(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run().fit(tmp_path / "run", progress=interrupt)
+    resumed = run()
+    assert resumed.fit(tmp_path / "run", resume=True) == history
+    same(resumed.state(), whole.state())
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert whole.trainer.scaler is not None
+    assert whole.trainer.scaler.state_dict() != amp.GradScaler(init_loss_scaling=2.0**20).state_dict()
 
 
 def test_interrupt_while_the_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
