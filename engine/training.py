@@ -111,7 +111,7 @@ class Trainer:
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             if number % self.accumulate == 0 or number == batches:
                 self._step()
-            self._count(mean, value, outputs, targets)
+            self._count(mean, value, batch, outputs, targets)
             tell(number, {"loss": mean.compute()})
         if mean.weight == 0:
             raise TrainingError("the loader gave no batch", fix="pass data, and a batch size that it can fill")
@@ -125,7 +125,7 @@ class Trainer:
             for number, batch in enumerate(loader, 1):
                 with self.autocast():
                     loss, outputs, targets = self.compute(batch)
-                self._count(mean, loss.item(), outputs, targets)
+                self._count(mean, loss.item(), batch, outputs, targets)
                 if tell is not None:
                     tell(number, {"loss": mean.compute()})
         return self._figures(mean)
@@ -153,8 +153,8 @@ class Trainer:
             metric.reset()
         return RunningMean()
 
-    def _count(self, mean: RunningMean, value: float, outputs: Tensor, targets: Any) -> None:
-        mean.add(value, outputs.shape[0] if outputs.shape else 1)
+    def _count(self, mean: RunningMean, value: float, batch: Batch, outputs: Tensor, targets: Any) -> None:
+        mean.add(value, _samples(batch))
         for metric in self.metrics.values():
             metric.update(outputs, targets)
 
@@ -213,6 +213,13 @@ class Trainer:
             self.model.load_state_dict(run.best)
         self.model.eval()
         return run.history
+
+
+def _samples(batch: Batch) -> int:
+    """How many samples a batch has: the length of its first part."""
+    if isinstance(batch, Mapping):
+        return _samples(next(iter(batch.values())))
+    return _samples(batch[0]) if isinstance(batch, tuple | list) else len(batch)
 
 
 class _Run:
