@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -20,7 +20,7 @@ import onnx_ir as ir
 import edgec
 from edgec.bundle import Bundle, TensorInfo, seal
 from edgec.errors import EdgecError
-from edgec.golden import golden_inputs, save_arrays
+from edgec.golden import INTEGER_BOUNDS, golden_inputs, save_arrays
 from edgec.progress import Progress, silent
 from edgec.sources import InputSpec, ModelSource, model_name, read_model
 
@@ -177,19 +177,32 @@ def link(c: Compilation) -> None:
 
 def run_reference(c: Compilation) -> None:
     """Golden inputs and what the engine computes for them; the graph itself."""
+    ir.save(c.imported, c.subfolder("graph") / "model.onnx")
+    infos = _tensors(_graph_inputs(c.imported))
+    has_integers = any(np.dtype(info.dtype).kind in "iu" for info in infos)
+    for bound in INTEGER_BOUNDS:
+        inputs = golden_inputs(infos, bound)
+        try:
+            results = _execute_samples(c, inputs)
+            break
+        except EdgecError:  # an index may lie outside its table; with zeros only there is another reason
+            if not has_integers or bound == INTEGER_BOUNDS[-1]:
+                raise
+    outputs = {info.name: np.stack([r[info.name] for r in results]) for info in _tensors(c.imported.graph.outputs)}
+    golden = c.subfolder("golden")
+    save_arrays(golden / "inputs.npz", inputs)
+    save_arrays(golden / "outputs.npz", outputs)
+
+
+def _execute_samples(c: Compilation, inputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     from edgec.frontend import execute
 
-    ir.save(c.imported, c.subfolder("graph") / "model.onnx")
-    inputs = golden_inputs(_tensors(_graph_inputs(c.imported)))
     samples = len(next(iter(inputs.values()))) if inputs else 1
     results = []
     for i in range(samples):
         results.append(execute(c.imported, {name: array[i] for name, array in inputs.items()}))
         c.progress("run reference", i + 1, samples)
-    outputs = {info.name: np.stack([r[info.name] for r in results]) for info in _tensors(c.imported.graph.outputs)}
-    golden = c.subfolder("golden")
-    save_arrays(golden / "inputs.npz", inputs)
-    save_arrays(golden / "outputs.npz", outputs)
+    return results
 
 
 Phase = Callable[[Compilation], None]

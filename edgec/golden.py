@@ -10,13 +10,17 @@ import numpy as np
 
 from edgec.bundle import TensorInfo
 
-__all__ = ["golden_inputs", "save_arrays"]
+__all__ = ["INTEGER_BOUNDS", "golden_inputs", "save_arrays"]
 
 
-def golden_inputs(inputs: Sequence[TensorInfo]) -> dict[str, np.ndarray]:
+INTEGER_BOUNDS = (10, 2, 1)
+"""Bounds of drawn integers, to be tried in turn: an integer may be an index, and its table small."""
+
+
+def golden_inputs(inputs: Sequence[TensorInfo], integer_bound: int = INTEGER_BOUNDS[0]) -> dict[str, np.ndarray]:
     """Three samples per input, stacked: standard normal, uniform in [0, 1), pixels in [0, 255). Always the same.
 
-    Integers are drawn from 0 to 9, so that they are valid indices in all but tiny tables. A constant image is no good
+    Integers are drawn below ``integer_bound``. A constant image is no good
     sample of floats: equal rounding errors add up over its whole area. With zeros, FastestDet in the engine and in
     ONNX Runtime is three times the tolerance away from the same graph in double precision.
     """
@@ -30,7 +34,8 @@ def golden_inputs(inputs: Sequence[TensorInfo]) -> dict[str, np.ndarray]:
         elif dtype.kind == "b":
             samples = [rng.random(info.shape) < 0.5, np.zeros(info.shape), np.ones(info.shape)]
         else:
-            samples = [rng.integers(0, 10, info.shape), np.zeros(info.shape), np.ones(info.shape)]
+            ones = np.full(info.shape, min(1, integer_bound - 1))
+            samples = [rng.integers(0, integer_bound, info.shape), np.zeros(info.shape), ones]
         result[info.name] = np.stack(samples).astype(dtype)
     return result
 

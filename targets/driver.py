@@ -125,4 +125,4 @@ def _model_struct(model: str, plan: Plan) -> str:
         "cpu_features_required": "cpu_features",
     }
     body = "".join(f"    .{key} = {value},\n" for key, value in rows.items())
-    return f"const edgec_model edgec_model_{model} = {{\n{body}}};"
+    return f"EDGEC_API const edgec_model edgec_model_{model} = {{\n{body}}};"
