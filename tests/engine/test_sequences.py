@@ -56,12 +56,13 @@ class ReaderTrainer(Trainer):
         return self.loss(logs, batch["text"], batch["steps"], batch["length"]), logs, batch
 
 
+def texts_of(batch: Any) -> list[list[int]]:
+    return [text[:length].tolist() for text, length in zip(batch["text"].data, batch["length"].data, strict=True)]
+
+
 class ErrorRate(metrics.CharacterErrorRate):
     def update(self, outputs: Any, targets: Any) -> None:
-        meant = [
-            text[:length].tolist() for text, length in zip(targets["text"].data, targets["length"].data, strict=True)
-        ]
-        self.add(ctc_greedy_decode(outputs, targets["steps"]), meant)
+        self.add(ctc_greedy_decode(outputs, targets["steps"]), texts_of(targets))
 
 
 def test_a_reader_learns_lines(run_onnxruntime: Callable[..., dict[str, np.ndarray]]) -> None:
