@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +15,7 @@ from edgec.engine import Parameter, Tensor, to_tensor
 from edgec.engine.registry import PRIMITIVES, apply
 from edgec.errors import EdgecError
 from edgec.frontend.attributes import attributes_of
+from edgec.frontend.control_flow import CONTROL_FLOW, Subgraph, run_control_flow, values_read
 from edgec.frontend.support import check_operators
 
 __all__ = ["Array", "Hook", "execute", "execute_tensors", "parameters_of", "run_node"]
@@ -108,7 +110,7 @@ def _run(
     outputs: Sequence[str] | None,
     hook: Callable[[str, Tensor], None] | None,
 ) -> dict[str, Tensor]:
-    check_operators(model, {*PRIMITIVES, _CONSTANT})
+    check_operators(model, {*PRIMITIVES, *CONTROL_FLOW, _CONSTANT})
     _check_inputs(model, inputs)
     values: dict[ir.Value, Tensor] = {value: inputs[value.name or ""] for value in model.graph.inputs}
     values.update(_initializer_tensors(model, initializers))
@@ -116,22 +118,42 @@ def _run(
         for value in model.graph.inputs:
             hook(value.name or "", values[value])
     wanted = _wanted_values(model, outputs)
-    nodes = _needed_nodes(model, wanted)
-    last_use = {value: index for index, node in enumerate(nodes) for value in node.inputs if value is not None}
-    kept = set(wanted)
-    for index, node in enumerate(nodes):
-        given = [None if value is None else values[value] for value in node.inputs]
-        for value, tensor in zip(node.outputs, _compute(node, given), strict=False):
-            values[value] = tensor
-            if hook is not None and value.name:
-                hook(value.name, tensor)
-        for used in (*node.inputs, *node.outputs):
-            if used is not None and used not in kept and last_use.get(used, index) == index:
-                values.pop(used, None)
+    _run_graph(model.graph, values, wanted, hook)
     return {value.name or "": values[value] for value in wanted}
 
 
-def _compute(node: ir.Node, given: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+def _run_graph(
+    graph: ir.Graph,
+    values: MutableMapping[ir.Value, Tensor],
+    wanted: Sequence[ir.Value],
+    hook: Callable[[str, Tensor], None] | None,
+) -> None:
+    """Add the wanted values to ``values``, and forget what no later node reads."""
+
+    def run_subgraph(subgraph: ir.Graph, given: Sequence[Tensor]) -> list[Tensor]:
+        own: dict[ir.Value, Tensor] = dict(zip(subgraph.inputs, given, strict=True))
+        own.update(_constants(subgraph))
+        inner = ChainMap(own, values)
+        _run_graph(subgraph, inner, subgraph.outputs, hook)
+        return [inner[value] for value in subgraph.outputs]
+
+    nodes = _needed_nodes(graph, wanted)
+    last_use = {value: index for index, node in enumerate(nodes) for value in values_read(node)}
+    kept = set(wanted)
+    for index, node in enumerate(nodes):
+        given = [None if value is None else values[value] for value in node.inputs]
+        for value, tensor in zip(node.outputs, _compute(node, given, run_subgraph), strict=False):
+            values[value] = tensor
+            if hook is not None and value.name:
+                hook(value.name, tensor)
+        for used in (*values_read(node), *node.outputs):
+            if used not in kept and last_use.get(used, index) == index and used.graph is graph:
+                values.pop(used, None)
+
+
+def _compute(node: ir.Node, given: Sequence[Tensor | None], run_subgraph: Subgraph) -> tuple[Tensor, ...]:
+    if node.op_type in CONTROL_FLOW and not node.domain:
+        return run_control_flow(node, given, run_subgraph)
     if node.op_type == _CONSTANT and not node.domain:
         tensor = ir.convenience.get_const_tensor(node.outputs[0])
         if tensor is None:
@@ -156,10 +178,15 @@ def _initializer_tensors(model: ir.Model, given: Mapping[str, Tensor]) -> dict[i
         if shape is not None and tuple(tensor.shape) != tuple(shape):
             raise EdgecError(f"initializer '{name}' has shape {tuple(shape)}, the given tensor {tuple(tensor.shape)}")
         tensors[own[name]] = tensor
-    for name, value in own.items():
-        if value not in tensors and value.const_value is not None and name is not None:
-            tensors[value] = to_tensor(value.const_value.numpy())
-    return tensors
+    return {**_constants(model.graph, tensors), **tensors}
+
+
+def _constants(graph: ir.Graph, given: Collection[ir.Value] = ()) -> dict[ir.Value, Tensor]:
+    return {
+        value: to_tensor(value.const_value.numpy())
+        for value in graph.initializers.values()
+        if value not in given and value.const_value is not None
+    }
 
 
 def _wanted_values(model: ir.Model, names: Sequence[str] | None) -> list[ir.Value]:
@@ -174,14 +201,14 @@ def _wanted_values(model: ir.Model, names: Sequence[str] | None) -> list[ir.Valu
     return [known[name] for name in names]
 
 
-def _needed_nodes(model: ir.Model, wanted: Sequence[ir.Value]) -> list[ir.Node]:
+def _needed_nodes(graph: ir.Graph, wanted: Sequence[ir.Value]) -> list[ir.Node]:
     """The nodes that ``wanted`` depends on; graphs are stored in topological order."""
     needed = set(wanted)
     nodes: list[ir.Node] = []
-    for node in reversed(model.graph):
+    for node in reversed(graph):
         if not needed.isdisjoint(node.outputs):
             nodes.append(node)
-            needed.update(value for value in node.inputs if value is not None)
+            needed.update(values_read(node))
     return nodes[::-1]
 
 
