@@ -12,7 +12,7 @@ demo: $(VENV)/compile.stamp
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/test.stamp qemu
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/lint.stamp typing
 	@$(BIN)/ruff check $(CHECKED)
