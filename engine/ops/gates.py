@@ -43,7 +43,8 @@ celu.samples = lambda: [
 def shrink(x: Array, *, bias: float = 0.0, lambd: float = 0.5) -> Array:
     """Zero within `lambd` of zero; beyond, `bias` nearer to zero."""
     shift, border = x.dtype.type(bias), x.dtype.type(lambd)
-    return np.where(x < -border, x + shift, np.where(x > border, x - shift, x.dtype.type(0)))
+    inner = np.where(x > border, x - shift, x.dtype.type(0))
+    return np.asarray(np.where(x < -border, x + shift, inner))
 
 
 @shrink.gradient

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from edgec.engine import PRIMITIVES, Tensor, apply, check_grads
+from edgec.engine import PRIMITIVES, Tensor, apply, check_grads, grad
 from edgec.engine.arrays import is_float, onnx_from_dtype
 from edgec.engine.registry import Sample
 from edgec.errors import UnsupportedError
@@ -296,6 +296,27 @@ def test_the_tables_of_exceptions_name_primitives() -> None:
     for name, reason in NOT_AT_INFINITY.items():
         sample = extreme_sample(name, EXTREME)
         assert sample is not None, f"{name}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("name", "sample"),
+    [case for case in GRADIENT_CASES if case.values[0] in ("GRU", "LSTM", "RNN") and case.values[1].inputs[0].size],
+)
+@pytest.mark.parametrize("layout", [0, 1])
+def test_the_short_gradient_of_a_recurrent_network_is_that_of_its_definition(
+    name: str, sample: Sample, layout: int
+) -> None:
+    arrays = [None if array is None else converted(array, np.float64) for array in sample.inputs]
+    if layout:
+        arrays = [x if x is None or index in (1, 2, 3, 4, 7) else x.swapaxes(0, 1) for index, x in enumerate(arrays)]
+    inputs = [None if x is None else Tensor(x, requires_grad=is_float(x.dtype)) for x in arrays]
+    wanted = [x for x in inputs if x is not None and x.requires_grad]
+    outputs = apply(name, inputs, {**sample.attributes, "layout": layout}, outputs=sample.outputs)
+    weights = [Tensor(np.random.default_rng(index).standard_normal(y.shape)) for index, y in enumerate(outputs)]
+    short = grad(outputs, wanted, weights, retain_graph=True)
+    defined = grad(outputs, wanted, weights, create_graph=True)
+    for ours, theirs in zip(short, defined, strict=True):
+        np.testing.assert_allclose(ours.data, theirs.data, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", sorted(PRIMITIVES))
