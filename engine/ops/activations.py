@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
 from edgec.engine.definition import differentiate_definition
+from edgec.engine.modes import is_first_order
 from edgec.engine.ops.error_function import erf_array
 from edgec.engine.registry import Gradients, Sample, primitive
 from edgec.engine.samples import distinct, normal, positive
@@ -24,6 +26,8 @@ def relu(x: Array) -> Array:
 
 @relu.gradient
 def _(call: Node, dy: Tensor) -> Gradients:
+    if is_first_order():
+        return (p.constant(dy.array * (call.output(0).array > 0)),)
     return (p.mask(p.greater(call.output(0), 0.0), dy),)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
 from edgec.engine.definition import differentiate_definition
+from edgec.engine.modes import is_first_order
+from edgec.engine.ops.channel_rows import channel_rows, from_channel_rows, normalize_rows, normalize_rows_gradient
 from edgec.engine.registry import Gradients, Sample, primitive
 from edgec.engine.samples import normal, positive
 from edgec.engine.tape import Node
@@ -60,16 +63,23 @@ def batch_normalization(
     Source: ONNX BatchNormalization-15: running = running * momentum + batch * (1 - momentum), population variance.
     """
     extras: tuple[Array, ...] = ()
+    rows = channel_rows(x) if training_mode else None
+    normalized: Array | None = None
     if training_mode:
-        batch_mean, batch_variance = (
-            moment.reshape(-1) for moment in _moments(x, [axis for axis in range(x.ndim) if axis != 1])
-        )
+        if rows is not None:
+            normalized, batch_mean, batch_variance = normalize_rows(rows, scale, bias, epsilon)
+        else:
+            batch_mean, batch_variance = (
+                moment.reshape(-1) for moment in _moments(x, [axis for axis in range(x.ndim) if axis != 1])
+            )
         keep = x.dtype.type(momentum)
         extras = tuple(
             (old * keep + new * (1 - keep)).astype(old.dtype)
             for old, new in ((mean, batch_mean), (variance, batch_variance))
         )
         mean, variance = batch_mean, batch_variance
+        if normalized is not None:
+            return (from_channel_rows(normalized, x.shape), *extras)
     factor = scale / np.sqrt(variance + variance.dtype.type(epsilon))
     y = x * _per_channel_array(factor, x.ndim).astype(x.dtype, copy=False)
     y += _per_channel_array(bias - mean * factor, x.ndim)
@@ -82,6 +92,11 @@ def _(call: Node, dy: Tensor | None, *_running: Tensor | None) -> Gradients:
         return (None,)
     x, scale, epsilon = call.input(0), call.input(1), call.real("epsilon")
     axes = [axis for axis in range(x.ndim) if axis != 1]
+    if is_first_order() and call.integer("training_mode"):
+        rows, d_rows = channel_rows(x.array), channel_rows(dy.array, copies=True)
+        if rows is not None and d_rows is not None:
+            d_x, d_scale_row, d_bias_row = normalize_rows_gradient(rows, scale.array, d_rows, epsilon)
+            return p.constant(from_channel_rows(d_x, x.shape)), p.constant(d_scale_row), p.constant(d_bias_row)
     shaped_scale = _per_channel(scale, x.ndim)
     d_bias = p.reduce_sum(dy, axes) if call.wants(2) else None
     if call.integer("training_mode"):

@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array, is_float
+from edgec.engine.modes import is_first_order
 from edgec.engine.ops.windows import Window, resolve_window
 from edgec.engine.registry import Gradients, Sample, apply, primitive
 from edgec.engine.samples import distinct, normal
@@ -15,7 +17,7 @@ from edgec.engine.tape import Node
 from edgec.engine.tensor import Tensor
 
 
-@primitive("MaxPool", keeps_inputs=(0,))
+@primitive("MaxPool", keeps_inputs=(0,), keeps_outputs=(0,))
 def max_pool(
     x: Array,
     *,
@@ -37,16 +39,16 @@ def max_pool(
     best: Array | None = None
     for _, met_at in window.taps():
         met = padded[met_at]
-        best = met.copy() if best is None else np.maximum(best, met, out=best)
+        best = np.copy(met) if best is None else np.maximum(best, met, out=best)
     assert best is not None
     return (best,)
 
 
 def _max_with_indices(padded: Array, shape: tuple[int, ...], window: Window, column_major: bool) -> tuple[Array, Array]:
     taps = list(window.taps())
-    best = padded[taps[0][1]].copy()
+    best = np.copy(padded[taps[0][1]])
     # Which tap won, in a small type: the loop is bound by memory.
-    winner = np.zeros(best.shape, np.uint8 if len(taps) <= 256 else np.int32)
+    winner = np.zeros_like(best, np.uint8 if len(taps) <= 256 else np.int32)
     for number, (_, met_at) in enumerate(taps[1:], 1):
         met = padded[met_at]
         np.copyto(winner, winner.dtype.type(number), where=met > best)
@@ -74,11 +76,42 @@ def _(call: Node, dy: Tensor | None, _indices: Tensor | None = None) -> Gradient
     if dy is None:
         return (None,)
     x = call.input(0)
+    if is_first_order():
+        return (p.constant(_max_pool_gradient(x.array, call.output(0).array, dy.array, _max_window(call, x.shape))),)
     attributes = {**call.attributes, "storage_order": 0}
     _, indices = apply("MaxPool", (p.detach(x),), attributes, outputs=2)
     flat = p.zeros([int(np.prod(x.shape))], dy.dtype)
     spread = p.call("ScatterElements", flat, p.reshape(indices, [-1]), p.reshape(dy, [-1]), axis=0, reduction="add")
     return (p.reshape(spread, x.shape),)
+
+
+def _max_window(call: Node, shape: tuple[int, ...]) -> Window:
+    return resolve_window(
+        shape[2:],
+        call.integers("kernel_shape") or [],
+        call.integers("strides"),
+        call.integers("dilations"),
+        call.integers("pads"),
+        str(call.attribute("auto_pad")),
+        bool(call.attribute("ceil_mode")),
+    )
+
+
+def _max_pool_gradient(x: Array, y: Array, dy: Array, window: Window) -> Array:
+    """Give each window's gradient to the first of its taps that holds the maximum."""
+    dx = np.zeros_like(x)
+    # Where the winner has not been met yet.
+    is_open = np.ones_like(y, bool)
+    for _, places, met in window.meetings():
+        waiting = is_open[..., *places]
+        wins = x[..., *met] == y[..., *places]
+        wins &= waiting
+        waiting ^= wins
+        if window.is_disjoint:
+            np.multiply(dy[..., *places], wins, out=dx[..., *met])
+        else:
+            dx[..., *met] += dy[..., *places] * wins
+    return dx
 
 
 max_pool.samples = lambda: [
@@ -136,7 +169,7 @@ def average_pool(
         x.shape, kernel_shape, strides, dilations, pads, auto_pad, bool(ceil_mode), bool(count_include_pad), x.dtype
     )
     padded = window.pad(x)
-    total = np.zeros((*x.shape[:2], *window.output_shape), x.dtype)
+    total = np.zeros_like(x, shape=(*x.shape[:2], *window.output_shape))
     for _, met_at in window.taps():
         total += padded[met_at]
     return np.divide(total, counts, out=total)

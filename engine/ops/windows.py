@@ -43,7 +43,7 @@ class Window:
         """`x` with its spatial axes padded."""
         if self.padded_shape == self.input_shape:
             return x
-        padded = np.full((*x.shape[:2], *self.padded_shape), value, x.dtype)
+        padded = np.full_like(x, value, shape=(*x.shape[:2], *self.padded_shape))
         padded[self.inner] = x
         return padded
 
@@ -76,6 +76,14 @@ class Window:
             ranges = [self.met(axis, step, 0, self.output_shape[axis]) for axis, step in enumerate(tap)]
             if all(low < high for low, high, _ in ranges):
                 yield tap, tuple(slice(low, high) for low, high, _ in ranges), tuple(met for *_, met in ranges)
+
+    @property
+    def is_disjoint(self) -> bool:
+        """No input is met by two windows."""
+        return all(
+            (kernel - 1) * dilation < stride
+            for kernel, dilation, stride in zip(self.kernel, self.dilations, self.strides, strict=True)
+        )
 
     @property
     def is_pointwise(self) -> bool:
