@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,10 +52,13 @@ class _Region:
         self._start = start
         self._random = random.get_state()
         self._modes = state.autocast
-        self._nodes: list[Node] = []
+        # Weak, because the nodes hold this region.
+        self._nodes: list[weakref.ref[Node]] = []
+        self._names: list[str] = []
 
     def forget(self, nodes: list[Node], given: set[int]) -> None:
-        self._nodes = nodes
+        self._nodes = [weakref.ref(node) for node in nodes]
+        self._names = [node.primitive.name for node in nodes]
         for node in nodes:
             for index, kept in enumerate(node._inputs):
                 if not isinstance(kept, tensors.Tensor) or id(kept) in given or kept.version > node.number:
@@ -75,15 +79,16 @@ class _Region:
         finally:
             state.autocast, state.recording, state.finds_anomalies, state.is_recomputing = modes
             state.refresh()
-        names = [node.primitive.name for node in self._nodes]
-        if names != [node.primitive.name for node in again]:
+        names = [node.primitive.name for node in again]
+        if names != self._names:
             raise GradientError(
                 "checkpoint: the function did not compute the same when it ran again",
-                where=f"first {', '.join(names)}; then {', '.join(node.primitive.name for node in again)}",
+                where=f"first {', '.join(self._names)}; then {', '.join(names)}",
                 fix="make it depend on its arguments and parameters only",
             )
-        for node, other in zip(self._nodes, again, strict=True):
-            if node.is_freed:
+        for reference, other in zip(self._nodes, again, strict=True):
+            node = reference()
+            if node is None or node.is_freed:
                 continue
             for index, (kept, new) in enumerate(zip(node._inputs, other._inputs, strict=True)):
                 if isinstance(kept, _Forgotten):

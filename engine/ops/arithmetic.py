@@ -50,7 +50,7 @@ def _(call: Node, dy: Tensor) -> Gradients:
 sub.samples = _binary_samples
 
 
-@primitive("Mul")
+@primitive("Mul", keeps_inputs={0: (1,), 1: (0,)})
 def mul(a: Array, b: Array) -> Array:
     return np.multiply(a, b)
 

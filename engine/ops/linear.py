@@ -11,27 +11,29 @@ from edgec.engine.tape import Node
 from edgec.engine.tensor import Tensor
 
 
-@primitive("MatMul")
+@primitive("MatMul", keeps_inputs={0: (1,), 1: (0,)})
 def matmul(a: Array, b: Array) -> Array:
     return matrix_product(a, b)
 
 
 @matmul.gradient
 def _(call: Node, dy: Tensor) -> Gradients:
-    a, b = call.input(0), call.input(1)
+    a_shape, b_shape = call.shape(0), call.shape(1)
     # As NumPy does: a vector on the left is a row, on the right a column.
-    rows = a if a.ndim > 1 else p.unsqueeze(a, [0])
-    columns = b if b.ndim > 1 else p.unsqueeze(b, [1])
-    dy = dy if a.ndim > 1 else p.unsqueeze(dy, [-1 if b.ndim == 1 else -2])
-    dy = dy if b.ndim > 1 else p.unsqueeze(dy, [-1])
+    rows = a_shape if len(a_shape) > 1 else (1, *a_shape)
+    columns = b_shape if len(b_shape) > 1 else (*b_shape, 1)
+    dy = dy if len(a_shape) > 1 else p.unsqueeze(dy, [-1 if len(b_shape) == 1 else -2])
+    dy = dy if len(b_shape) > 1 else p.unsqueeze(dy, [-1])
     da = db = None
     if call.wants(0):
-        da = p.reshape(p.sum_to(p.matmul(dy, p.swap_axes(columns, -1, -2)), rows.shape), a.shape)
+        b = p.reshape(call.input(1), columns)
+        da = p.reshape(p.sum_to(p.matmul(dy, p.swap_axes(b, -1, -2)), rows), a_shape)
     if call.wants(1):
-        if b.ndim == 2 and a.ndim > 2:  # one large product instead of a sum over many small ones
+        a = p.reshape(call.input(0), rows)
+        if len(b_shape) == 2 and len(a_shape) > 2:  # one large product instead of a sum over many small ones
             db = p.matmul(p.transpose(p.reshape(a, [-1, a.shape[-1]])), p.reshape(dy, [-1, dy.shape[-1]]))
         else:
-            db = p.reshape(p.sum_to(p.matmul(p.swap_axes(rows, -1, -2), dy), columns.shape), b.shape)
+            db = p.reshape(p.sum_to(p.matmul(p.swap_axes(a, -1, -2), dy), columns), b_shape)
     return da, db
 
 
@@ -45,7 +47,7 @@ matmul.samples = lambda: [
 ]
 
 
-@primitive("Gemm", keeps_inputs=(0, 1))
+@primitive("Gemm", keeps_inputs={0: (1,), 1: (0,)})
 def gemm(
     a: Array,
     b: Array,

@@ -46,7 +46,7 @@ class Optimizer:
         settings: Defaults of all groups.
     """
 
-    # Called with the parameters before every step; see edgec.engine.clip.
+    # Called with the parameters before every step; see edgec.engine.clip_grad.
     grad_clip: Callable[[Iterable[Tensor]], None] | None = None
 
     def __init__(self, parameters: Parameters, settings: Mapping[str, float]) -> None:
