@@ -81,6 +81,7 @@ class Primitive:
         keeps_outputs: Indices of the outputs whose values the rule reads.
         carries_integers: Whether integer outputs can carry a gradient, a floating one: those of QuantizeLinear, and of
             what only moves them.
+        expansion: The operator in terms of others, for one newer than opset 22: a recording gets those in its place.
         defaults: Attribute name to default value, for those that have one.
         samples: Makes the calls that the tests check.
     """
@@ -104,6 +105,7 @@ class Primitive:
         )
         self.keeps_outputs = tuple(keeps_outputs)
         self.carries_integers = False
+        self.expansion: Callable[..., Tensor | Sequence[Tensor]] | None = None
         self.samples: Callable[[], list[Sample]] = list
         code = getattr(forward, "__code__", None)
         keywords: tuple[str, ...] = ()
@@ -183,6 +185,9 @@ def apply(
         unknown = ", ".join(sorted(set(attributes) - made_by.attribute_names))
         known = ", ".join(sorted(made_by.attribute_names)) or "none"
         raise TypeError(f"{op_type} has no attribute {unknown} (it has: {known})")
+    if state.is_special and state.recording is not None and made_by.expansion is not None:
+        expanded = made_by.expansion(*inputs, **attributes)
+        return (expanded,) if isinstance(expanded, tensors.Tensor) else tuple(expanded)[:outputs]
     if state.is_special and state.autocast is not None:
         inputs = state.autocast.inputs_of(op_type, inputs)
     arrays = [None if tensor is None else tensor.array for tensor in inputs]

@@ -78,7 +78,7 @@ def _masked(scores: Tensor, mask: Tensor | None, allowed: np.ndarray) -> tuple[T
     return scores, visible & ~closed
 
 
-@defined("Attention")
+@defined("Attention", since=23)
 def attention(
     query: Tensor,
     key: Tensor,
@@ -171,7 +171,7 @@ attention.samples = lambda: [
 ]  # fmt: skip
 
 
-@defined("RotaryEmbedding")
+@defined("RotaryEmbedding", since=23)
 def rotary_embedding(
     x: Tensor,
     cosines: Tensor,
@@ -219,7 +219,7 @@ rotary_embedding.samples = lambda: [
 ]  # fmt: skip
 
 
-@defined("LinearAttention")
+@defined("LinearAttention", since=27)
 def linear_attention(
     query: Tensor,
     key: Tensor,
@@ -280,7 +280,7 @@ linear_attention.samples = lambda: [
 ]  # fmt: skip
 
 
-@defined("CausalConvWithState")
+@defined("CausalConvWithState", since=27)
 def causal_conv_with_state(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, past: Tensor | None = None, *, activation: str = "none"
 ) -> list[Tensor]:

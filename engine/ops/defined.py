@@ -23,15 +23,18 @@ __all__ = ["defined"]
 Definition: TypeAlias = "Callable[..., Tensor | Sequence[Tensor]]"
 
 
-def defined(name: str) -> Callable[[Definition], Primitive]:
+def defined(name: str, since: int = 22) -> Callable[[Definition], Primitive]:
     """Decorator that registers a function of tensors as the primitive `name`; attributes are its keyword-only ones.
 
     The function must use primitives only where a gradient shall flow; it may read the values of integer inputs.
+    Traced models are of opset 22: a primitive of a later one (`since`) is recorded as what it is defined by.
     """
 
     def register(define: Definition) -> Primitive:
         made = primitive(name)(cast(Forward, define))
         made.forward = _evaluation(define)
+        if since > 22:
+            made.expansion = define
 
         @made.gradient
         def _(call: Node, *gradients: Tensor | None) -> Gradients:

@@ -95,6 +95,7 @@ def _(call: Node, dy: Tensor) -> Gradients:
     return (dy * (gate + p.scale(x, alpha) * gate * (1.0 - gate)),)
 
 
+swish.expansion = lambda x, alpha=1.0: x * p.sigmoid(p.scale(x, alpha))
 swish.samples = lambda: [
     Sample([normal(2, 3)], reference="onnx"),
     Sample([normal(2, 3)], {"alpha": 1.7}, reference="onnx"),
@@ -103,7 +104,7 @@ swish.samples = lambda: [
 ]
 
 
-@defined("SwiGLU")
+@defined("SwiGLU", since=28)
 def swi_glu(gate: Tensor, value: Tensor, *, alpha: float = 1.0) -> Tensor:
     """swish(gate) * value. Source: ONNX SwiGLU-28; Shazeer 2020."""
     return p.call("Swish", gate, alpha=alpha) * value

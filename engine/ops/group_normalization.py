@@ -52,7 +52,7 @@ group_normalization.samples = lambda: [
 ]
 
 
-@defined("RMSNormalization")
+@defined("RMSNormalization", since=23)
 def rms_normalization(
     x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
 ) -> Tensor:

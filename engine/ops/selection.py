@@ -135,7 +135,7 @@ reverse_sequence.samples = lambda: [
 ]
 
 
-@defined("TensorScatter")
+@defined("TensorScatter", since=24)
 def tensor_scatter(
     cache: Tensor, update: Tensor, indices: Tensor | None = None, *, axis: int = -2, mode: str = "linear"
 ) -> Tensor:
@@ -159,7 +159,7 @@ tensor_scatter.samples = lambda: [
 ]
 
 
-@defined("CumProd")
+@defined("CumProd", since=26)
 def cum_prod(x: Tensor, axis: Tensor, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
     """The products of all elements up to each one. Source: ONNX CumProd-26."""
     return running_products(x, int(axis.data.reshape(())) % x.ndim, bool(exclusive), bool(reverse))

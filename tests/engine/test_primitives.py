@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from edgec.engine import PRIMITIVES, Tensor, apply, check_grads, grad
+from edgec.engine import PRIMITIVES, Tensor, apply, check_grads, grad, record
 from edgec.engine.arrays import is_float, onnx_from_dtype
 from edgec.engine.registry import Sample
 from edgec.errors import UnsupportedError
@@ -345,6 +345,25 @@ def test_every_primitive_has_the_attributes_of_the_onnx_schema() -> None:
         missing = set(schema.attributes) - made.attribute_names - optional
         assert not missing, f"{name} lacks {missing}"
         assert made.attribute_names <= known, name
+
+
+@pytest.mark.parametrize("name", sorted(name for name, made in PRIMITIVES.items() if made.expansion is not None))
+def test_newer_operators_are_recorded_as_opset_22(name: str) -> None:
+    for sample in PRIMITIVES[name].samples()[:2]:
+        inputs = [None if array is None else Tensor(np.asarray(array)) for array in sample.inputs]
+        expected = apply(name, inputs, sample.attributes, outputs=sample.outputs)
+        with record([x for x in inputs if x is not None and is_float(x.dtype)]) as recording:
+            recorded = apply(name, inputs, sample.attributes, outputs=sample.outputs)
+        assert len(recorded) == len(expected)
+        for a, b in zip(recorded, expected, strict=True):
+            np.testing.assert_allclose(a.array, b.array, rtol=1e-6, atol=1e-7)
+        for node in recording.nodes:
+            assert any(version <= OPSET for version in schema_versions(node.op_type)), node.op_type
+
+
+def test_operators_newer_than_opset_22_say_how_to_record_them() -> None:
+    newer = {name for name in PRIMITIVES if schema_versions(name) and min(schema_versions(name)) > OPSET}
+    assert {name for name, made in PRIMITIVES.items() if made.expansion is not None} == newer - {"BitCast"}
 
 
 def test_samples_do_not_change_between_calls() -> None:
