@@ -54,9 +54,10 @@ Dropout2D = Dropout2d
 
 __all__ = [
     "AdaptiveAvgPool1D", "AdaptiveAvgPool2D", "AdaptiveMaxPool1D", "AdaptiveMaxPool2D", "AvgPool1D", "AvgPool2D",
-    "BatchNorm1D", "BatchNorm2D", "BatchNorm3D", "ClipGradByGlobalNorm", "ClipGradByNorm", "ClipGradByValue", "Conv1D",
-    "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "Conv3D", "Conv3DTranspose", "Dropout2D", "InstanceNorm1D", "InstanceNorm2D", "Layer", "LayerDict", "LayerList",
-    "MaxPool1D", "MaxPool2D", "Module", "Parameter", "functional", "init", *activations.__all__, *attention.__all__,
-    *containers.__all__, *convolution.__all__, *layers.__all__, *losses.__all__, *normalization.__all__,
-    *pooling.__all__, *recurrent.__all__,
+    "BatchNorm1D", "BatchNorm2D", "BatchNorm3D", "ClipGradByGlobalNorm", "ClipGradByNorm", "ClipGradByValue",
+    "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "Conv3D", "Conv3DTranspose", "Dropout2D",
+    "InstanceNorm1D", "InstanceNorm2D", "Layer", "LayerDict", "LayerList", "MaxPool1D", "MaxPool2D", "Module",
+    "Parameter", "functional", "init", *activations.__all__, *attention.__all__, *containers.__all__,
+    *convolution.__all__, *layers.__all__, *losses.__all__, *normalization.__all__, *pooling.__all__,
+    *recurrent.__all__,
 ]  # fmt: skip
