@@ -19,6 +19,7 @@ import numpy as np
 
 from edgec.engine.arrays import Array
 from edgec.engine.ops.memory import BLOCK_BYTES, images, new_images, scratch
+from edgec.engine.ops.products import product_into, product_of_rows
 from edgec.engine.ops.windows import Window
 
 __all__ = ["correlate", "gradients"]
@@ -174,10 +175,10 @@ def _as_matrix(w: Array) -> Array:
 def _correlate(image: Array, weights: Array, output: Array, window: Window) -> None:
     flat = output.reshape(len(output), -1)
     if window.is_pointwise:
-        np.matmul(weights, image.reshape(len(image), -1), out=flat)
+        product_into(weights, image.reshape(len(image), -1), flat)
         return
     for matrix, place in Columns(window, len(image), image.shape[-1], image.dtype).of(image):
-        np.matmul(weights, matrix, out=flat[:, place])
+        product_into(weights, matrix, flat[:, place])
 
 
 def gradients(
@@ -228,9 +229,9 @@ def _by_flipping(
     met = image.reshape(flat.shape) if image is not None else None
     total: Array | None = None
     for matrix, place in Columns(back, len(d_output), d_output.shape[-1], d_output.dtype).of(d_output):
-        np.matmul(weights, matrix, out=flat[:, place])
+        product_into(weights, matrix, flat[:, place])
         if met is not None:
-            total = _add_product(total, matrix, met[:, place].T)
+            total = _add_product(total, matrix, met[:, place])
     if d_kernel is not None and total is not None:  # (flipped kernel * m, c)
         shaped = total.reshape(*window.kernel, len(d_output), -1)
         d_kernel += np.moveaxis(np.flip(shaped, range(len(spatial))), (-2, -1), (0, 1))
@@ -244,25 +245,25 @@ def _by_columns(
     if image is not None and d_kernel is not None:
         total: Array | None = None
         if window.is_pointwise:
-            total = np.matmul(image.reshape(len(image), -1), flat.T)
+            total = product_of_rows(image.reshape(len(image), -1), flat)
         else:
             for matrix, place in Columns(window, len(image), image.shape[-1], image.dtype).of(image):
-                total = _add_product(total, matrix, flat[:, place].T)
+                total = _add_product(total, matrix, flat[:, place])
         if total is not None:  # (kernel * c, m)
             d_kernel += np.moveaxis(total.reshape(*window.kernel, -1, len(d_output)), (-1, -2), (0, 1))
     if w is None or d_image is None:
         return
     weights = _as_matrix(w).T
     if window.is_pointwise:
-        np.matmul(weights, flat, out=d_image.reshape(len(d_image), -1))
+        product_into(weights, flat, d_image.reshape(len(d_image), -1))
         return
     columns = Columns(window, len(d_image), d_output.shape[-1], d_output.dtype, keeps_rows=False)
     for start, stop in columns.blocks():
         place = slice(start * columns.row_size, stop * columns.row_size)
-        np.matmul(weights, flat[:, place], out=columns.matrix(start, stop))
+        product_into(weights, flat[:, place], columns.matrix(start, stop))
         columns.add_back(d_image, start, stop)
 
 
 def _add_product(total: Array | None, a: Array, b: Array) -> Array:
-    product: Array = np.matmul(a, b)
+    product = product_of_rows(a, b)
     return product if total is None else np.add(total, product, out=total)
