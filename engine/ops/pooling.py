@@ -99,7 +99,7 @@ def _max_window(call: Node, shape: tuple[int, ...]) -> Window:
 
 def _max_pool_gradient(x: Array, y: Array, dy: Array, window: Window) -> Array:
     """Give each window's gradient to the first of its taps that holds the maximum."""
-    dx = np.zeros_like(x)
+    dx = np.zeros_like(x, dtype=dy.dtype)  # x may be quantized steps
     # Where the winner has not been met yet.
     is_open = np.ones_like(y, bool)
     for _, places, met in window.meetings():

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from edgec.engine import primitives as p
-from edgec.engine import recording
 from edgec.engine.arrays import Array
-from edgec.engine.modes import is_grad_enabled
+from edgec.engine.modes import is_first_order
 from edgec.engine.ops.recurrent_steps import Direction
 from edgec.engine.registry import Gradients, Primitive
 from edgec.engine.tape import Node
@@ -75,7 +74,7 @@ def shorten(made: Primitive) -> None:
     def rule(call: Node, *gradients: Tensor | None) -> Gradients:
         arrays = [call.input(index).data if call.has(index) else None for index in range(call.input_count)]
         directions = None
-        if not is_grad_enabled() and recording.active() is None:
+        if is_first_order():
             directions = _directions_of(made.name, arrays, call.attributes)
         if directions is None:
             return differentiate(call, *gradients)

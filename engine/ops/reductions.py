@@ -14,6 +14,8 @@ from edgec.engine.samples import distinct, normal, positive
 from edgec.engine.tape import Node
 from edgec.engine.tensor import Tensor
 
+_ZEROS = np.array([[2.0, 0.0, 3.0], [0.0, 0.0, 4.0], [0.0, 0.0, 0.0]], np.float32)
+
 Reduction: TypeAlias = "Callable[[Array, tuple[int, ...], bool], Array]"
 
 
@@ -57,6 +59,8 @@ def _reduction(
         Sample([x(2, 3, 4), np.array([1])], {"keepdims": 0}),
         Sample([x(2, 3, 4), np.array([-1, 0])]),
         Sample([x(2, 3), None], {"noop_with_empty_axes": 1, "keepdims": 0}, order=1),
+        # One zero and several: smooth for a product, a kink for a norm.
+        Sample([_ZEROS, np.array([1])], varied=None if name == "ReduceProd" else ()),
     ]
 
 

@@ -366,6 +366,15 @@ def test_operators_newer_than_opset_22_say_how_to_record_them() -> None:
     assert {name for name, made in PRIMITIVES.items() if made.expansion is not None} == newer - {"BitCast"}
 
 
+def test_the_norm_of_zeros_has_the_gradient_zero() -> None:
+    x = Tensor(np.array([[0.0, 0.0], [3.0, 4.0]]), requires_grad=True)
+    (norm,) = apply("ReduceL2", (x, Tensor(np.array([1]))))
+    (slope,) = grad(norm.sum(), x, create_graph=True)
+    np.testing.assert_allclose(slope.array, [[0.0, 0.0], [0.6, 0.8]])
+    (again,) = grad(slope.sum(), x)
+    assert np.isfinite(again.array).all()
+
+
 def test_samples_do_not_change_between_calls() -> None:
     for made in PRIMITIVES.values():
         for one, other in zip(made.samples(), made.samples(), strict=True):
