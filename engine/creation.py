@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from edgec.engine.arrays import DTypeLike
-from edgec.engine.random import generator
+
+from edgec.engine import primitives as p
+from edgec.engine.arrays import DTypeLike, onnx_from_dtype
 from edgec.engine.tensor import Tensor
 
 __all__ = ["arange", "eye", "full", "ones", "ones_like", "rand", "randint", "randn", "zeros", "zeros_like"]
@@ -51,14 +52,19 @@ def arange(start: float, stop: float | None = None, step: float = 1, dtype: DTyp
     return Tensor(np.arange(first, last, step).astype(dtype))
 
 
+# Drawn by primitives, so that a traced function draws anew whenever its graph is run.
+
+
 def randn(*shape: int | Sequence[int], dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
-    return Tensor(generator().standard_normal(_shape(shape)).astype(dtype), requires_grad)
+    drawn = p.call("RandomNormal", shape=_shape(shape), dtype=onnx_from_dtype(dtype))
+    return drawn.requires_grad_(requires_grad)
 
 
 def rand(*shape: int | Sequence[int], dtype: DTypeLike = np.float32, requires_grad: bool = False) -> Tensor:
-    return Tensor(generator().random(_shape(shape)).astype(dtype), requires_grad)
+    drawn = p.call("RandomUniform", shape=_shape(shape), dtype=onnx_from_dtype(dtype))
+    return drawn.requires_grad_(requires_grad)
 
 
 def randint(low: int, high: int, shape: Sequence[int]) -> Tensor:
     """Integers from `low` up to, but without, `high`."""
-    return Tensor(generator().integers(low, high, tuple(shape)))
+    return p.call("edgec.RandomIntegers", shape=tuple(shape), low=low, high=high)

@@ -21,7 +21,22 @@ from edgec.engine.modes import AlreadyQuiet, state
 if TYPE_CHECKING:
     from edgec.engine.tensor import Tensor
 
-__all__ = ["RecordedNode", "Recording", "active", "record", "record_body", "refuse_value", "suspended", "user_line"]
+__all__ = [
+    "DRAWING",
+    "RecordedNode",
+    "Recording",
+    "active",
+    "record",
+    "record_body",
+    "refuse_value",
+    "suspended",
+    "user_line",
+]
+
+
+# What they give is known as little as an input; and they must run again even if nothing reads it, for the generator to
+# stand where it stood.
+DRAWING = frozenset({"Dropout", "RandomNormal", "RandomUniform", "edgec.RandomIntegers"})
 
 
 @dataclass(frozen=True)
@@ -123,7 +138,6 @@ class Recording:
         attributes: Mapping[str, object],
         outputs: tuple[Tensor, ...],
         is_noted: bool | None = None,
-        is_traced: bool = False,
     ) -> None:
         frame = _user_frame()
         source = "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -132,7 +146,7 @@ class Recording:
         node = RecordedNode(op_type, read, dict(attributes), outputs, source, noted)
         self.nodes.append(node)
         self._made.update(id(tensor) for tensor in outputs)
-        if is_traced or any(self.is_traced(tensor) for tensor in node.reads()):
+        if op_type in DRAWING or any(self.is_traced(tensor) for tensor in node.reads()):
             self._traced.update(id(tensor) for tensor in outputs)
 
     def equate(self, tensor: Tensor, became: Tensor, keeps_place: bool) -> None:

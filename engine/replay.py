@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from edgec.engine import control_flow
 from edgec.engine.modes import state
+from edgec.engine.recording import DRAWING
 from edgec.engine.registry import apply
 
 if TYPE_CHECKING:
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from edgec.engine.tensor import Tensor
 
 __all__ = ["Plan"]
-
-# They must run even if nothing reads what they give: the generator has to stand where it stood in the eager run.
-_DRAWING = {"Dropout", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli"}
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def _needed(recording: Recording, wanted: Sequence[Tensor]) -> list[RecordedNode
 
 
 def _draws(node: RecordedNode) -> bool:
-    return node.op_type in _DRAWING or any(_draws(inner) for body in node.bodies() for inner in body.nodes)
+    return node.op_type in DRAWING or any(_draws(inner) for body in node.bodies() for inner in body.nodes)
 
 
 def _captures(recording: Recording, nodes: Sequence[RecordedNode], wanted: Sequence[Tensor]) -> list[Tensor]:

@@ -121,14 +121,14 @@ class StaticFunction(Generic[_P, _R]):
                 returned = self._function(*args, **kwargs)
             finally:
                 recording.undo_changes()
-        for tensor, gradient in zip(owned, gradients, strict=True):
-            if tensor.grad is not gradient:
+        if any(tensor.grad is not gradient for tensor, gradient in zip(owned, gradients, strict=True)):
+            for tensor, gradient in zip(owned, gradients, strict=True):
                 tensor.grad = gradient
-                raise TraceError(
-                    "backward() was called inside a function of to_static: adding to .grad is no part of the graph",
-                    where=f"function {getattr(self._function, '__name__', self._function)}",
-                    fix="return the loss and call backward() on it, or return engine.grad(loss, parameters)",
-                )
+            raise TraceError(
+                "backward() was called inside a function of to_static: adding to .grad is no part of the graph",
+                where=f"function {getattr(self._function, '__name__', self._function)}",
+                fix="return the loss and call backward() on it, or return engine.grad(loss, parameters)",
+            )
         return _Graph(recording, returned)
 
     def _modules(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Module]:

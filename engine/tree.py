@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -39,34 +39,36 @@ _LEAF = _Leaf()
 def flatten(value: object, static: Callable[[object], object] | None = None) -> tuple[list[Tensor], Tree]:
     """The tensors in `value`, in order, and its shape; `static` maps the values that are no tensors."""
     found: list[Tensor] = []
-
-    def walk(part: object) -> Tree:
-        if isinstance(part, tensors.Tensor):
-            found.append(part)
-            return _LEAF
-        if isinstance(part, tuple | list):
-            return _Branch(type(part), (), tuple(walk(item) for item in part))
-        if isinstance(part, Mapping):
-            return _Branch(type(part), tuple(part), tuple(walk(item) for item in part.values()))
-        return _Static(part if static is None else static(part))
-
-    return found, walk(value)
+    return found, _walk(value, found, static)
 
 
 def rebuild(tree: Tree, leaves: Sequence[Tensor]) -> object:
     """The opposite of `flatten`."""
-    waiting = iter(leaves)
+    return _build(tree, iter(leaves))
 
-    def build(part: Tree) -> object:
-        if isinstance(part, _Leaf):
-            return next(waiting)
-        if isinstance(part, _Static):
-            return part.value
-        items = [build(item) for item in part.parts]
-        if issubclass(part.kind, Mapping):
-            return part.kind(zip(part.keys, items, strict=True))
-        if hasattr(part.kind, "_fields"):  # a named tuple
-            return part.kind(*items)
-        return part.kind(items)
 
-    return build(tree)
+# Not functions inside the two above: one that calls itself is a circle, which would hold the tensors for long.
+
+
+def _walk(part: object, found: list[Tensor], static: Callable[[object], object] | None) -> Tree:
+    if isinstance(part, tensors.Tensor):
+        found.append(part)
+        return _LEAF
+    if isinstance(part, tuple | list):
+        return _Branch(type(part), (), tuple([_walk(item, found, static) for item in part]))
+    if isinstance(part, Mapping):
+        return _Branch(type(part), tuple(part), tuple([_walk(item, found, static) for item in part.values()]))
+    return _Static(part if static is None else static(part))
+
+
+def _build(part: Tree, waiting: Iterator[Tensor]) -> object:
+    if isinstance(part, _Leaf):
+        return next(waiting)
+    if isinstance(part, _Static):
+        return part.value
+    items = [_build(item, waiting) for item in part.parts]
+    if issubclass(part.kind, Mapping):
+        return part.kind(zip(part.keys, items, strict=True))
+    if hasattr(part.kind, "_fields"):  # a named tuple
+        return part.kind(*items)
+    return part.kind(items)

@@ -22,6 +22,7 @@ from edgec.engine.ops import (  # noqa: F401
     normalization,
     pooling,
     quantization,
+    random,
     recurrent,
     reductions,
     regions,
