@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
+
 from edgec.engine.arrays import Array
 
 __all__ = ["distinct", "integers", "normal", "positive", "uniform"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from edgec.engine.arrays import Array, dtype_from_onnx
 from edgec.engine.registry import PRIMITIVES, Sample, primitive
 from edgec.engine.samples import integers, normal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array, dtype_from_onnx, is_float
 from edgec.engine.registry import Gradients, Sample, primitive

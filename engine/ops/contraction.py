@@ -6,6 +6,7 @@ import string
 from collections.abc import Sequence
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array, is_float
 from edgec.engine.registry import Gradients, Sample, apply, primitive

@@ -6,6 +6,7 @@ import math
 from functools import cache
 
 import numpy as np
+
 from edgec.engine.arrays import Array
 
 _STEP = 1.0 / 16.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
 from edgec.engine.ops.defined import defined

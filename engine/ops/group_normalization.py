@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.arrays import dtype_from_onnx
 from edgec.engine.ops.defined import defined

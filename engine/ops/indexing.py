@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
 from edgec.engine.ops.scatter import element_index, nd_index

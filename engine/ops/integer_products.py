@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from edgec.engine.arrays import Array
 from edgec.engine.ops.convolution import correlate
 from edgec.engine.registry import Sample, primitive

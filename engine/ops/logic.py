@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
 from edgec.engine.registry import PRIMITIVES, Gradients, Sample, primitive

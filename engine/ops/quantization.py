@@ -11,6 +11,7 @@ Source: Bengio et al. 2013 (straight-through), Esser et al. 2020, eq. 3 (scale).
 from __future__ import annotations
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array, dtype_from_onnx
 from edgec.engine.ops import indexing, pooling, shape

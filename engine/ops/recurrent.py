@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.ops.defined import defined
 from edgec.engine.ops.recurrent_shortcut import shorten

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from edgec.engine.arrays import Array
 
 __all__ = ["Direction"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array, is_float
 from edgec.engine.ops.running import running_products

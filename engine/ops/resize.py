@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
 from edgec.engine.ops.products import product as matrix_product
@@ -13,7 +14,6 @@ from edgec.engine.registry import Gradients, Sample, primitive
 from edgec.engine.samples import normal
 from edgec.engine.tape import Node
 from edgec.engine.tensor import Tensor
-
 from edgec.errors import UnsupportedError
 
 # Where output pixel `out` lies in the input, given the scale and both lengths.

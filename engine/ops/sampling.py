@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.ops.defined import defined
 from edgec.engine.registry import Sample

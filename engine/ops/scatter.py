@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
 from edgec.engine.ops.running import running_products

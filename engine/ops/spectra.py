@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array, DTypeLike, dtype_from_onnx
 from edgec.engine.ops.defined import defined

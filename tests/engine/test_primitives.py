@@ -44,14 +44,16 @@ NOT_AT_INFINITY = {
     "STFT": _MATRIX,
     "Unique": "nan equals nan here, as in NumPy",
 }
-_NO_ARRAY = "has no input that could be without elements"
+_NO_ARRAY = "its inputs are numbers"
 NEVER_EMPTY = {
-    "Constant": _NO_ARRAY,
     "BlackmanWindow": _NO_ARRAY,
     "HammingWindow": _NO_ARRAY,
     "HannWindow": _NO_ARRAY,
     "MelWeightMatrix": _NO_ARRAY,
+    "RandomNormal": _NO_ARRAY,
+    "RandomUniform": _NO_ARRAY,
     "Range": _NO_ARRAY,
+    "edgec.RandomIntegers": _NO_ARRAY,
     "edgec.CTCLoss": "has tests of its own, against PyTorch",
     "ReduceMean": "ONNX Runtime says 0 for the mean of nothing; here it is nan, as in NumPy and PyTorch",
 }
@@ -249,6 +251,8 @@ def empty_samples(name: str) -> Iterator[Sample]:
 
 @pytest.mark.parametrize("name", sorted(set(PRIMITIVES) - set(NEVER_EMPTY)))
 def test_no_elements(name: str) -> None:
+    if not any(sample.inputs for sample in PRIMITIVES[name].samples()):
+        pytest.skip("makes its result from attributes alone")
     for sample in empty_samples(name):
         if not sample.reference:
             run(name, sample)

@@ -7,8 +7,8 @@ from types import ModuleType
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgec.engine import Tensor, apply, grad, tensor
 
+from edgec.engine import Tensor, apply, grad, tensor
 from edgec.frontend import execute_tensors
 
 X = np.array([-19.0, -1.3, -0.26, 0.0, 0.4, 1.24, 1.3, 7.0], np.float32)
