@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +20,13 @@ from edgec.errors import EdgecError, UsageError
 if TYPE_CHECKING:
     from edgec.engine.nn import Module
 
-__all__ = ["InputSpec", "ModelSource", "model_name", "read_model"]
+__all__ = ["InputSpec", "ModelSource", "model_name", "open_source", "read_model"]
+
+_NETWORK = re.compile(r"(?:edgec\.)?models\.([\w-]+)")
 
 ModelSource: TypeAlias = "str | Path | onnx.ModelProto | ir.Model | Module | Callable[..., object]"
-"""A path to .onnx, an IR or ONNX model, an engine module, or ``"package.module:callable"`` that gives one of these."""
+"""A path to .onnx, an IR or ONNX model, an engine module, or ``"package.module:callable"`` that gives one of these;
+``"models.NAME"`` is a network of `edgec.models`, and a .safetensors file what ``edgec train`` wrote."""
 
 InputSpec: TypeAlias = "Mapping[str, Sequence[int] | np.ndarray]"
 """Shapes (or example arrays) by input name."""
@@ -33,20 +37,21 @@ def read_model(source: ModelSource, inputs: InputSpec | None = None) -> ir.Model
 
     Args:
         source: See :data:`ModelSource`.
-        inputs: Shapes of symbolic inputs; for an engine module, the shapes or example arrays to trace it with.
+        inputs: Shapes of symbolic inputs; for an engine module, the shapes or example arrays to trace it with. By
+            default those that the module states as ``input_shapes``.
 
     Raises:
         EdgecError: The file or the model is not usable; the message says why.
     """
     from edgec import frontend
 
-    if isinstance(source, str) and ":" in source and not Path(source).exists():
-        return read_model(_call_reference(source), inputs)
+    source = open_source(source)
     if isinstance(source, str | Path | onnx.ModelProto | ir.Model):
         shapes = {name: _shape(spec) for name, spec in inputs.items()} if inputs else None
         return frontend.import_model(source, input_shapes=shapes)
     if not callable(source):
         raise TypeError(f"a model is a path, an ONNX model, an engine module or a function, not {type(source)}")
+    inputs = inputs or getattr(source, "input_shapes", None)
     if not inputs:
         raise UsageError(
             "an engine module needs example inputs to be traced",
@@ -66,10 +71,53 @@ def read_model(source: ModelSource, inputs: InputSpec | None = None) -> ir.Model
         ) from err
 
 
+def open_source(source: ModelSource, checkpoint: Path | None = None) -> ModelSource:
+    """What a text stands for: a network by its name, a checkpoint, or what a reference gives; all else as it is.
+
+    Args:
+        source: See :data:`ModelSource`.
+        checkpoint: Parameters to load into the engine module that `source` is.
+
+    Raises:
+        UsageError: There is no such network, or `source` is nothing that takes a checkpoint.
+        EdgecError: The reference or the checkpoint is not usable.
+    """
+    opened = _open_text(source) if isinstance(source, str | Path) else source
+    if checkpoint is None:
+        return opened
+    from edgec.engine.nn import Module
+
+    if not isinstance(opened, Module):
+        raise UsageError(f"'{source}' takes no checkpoint", fix="--checkpoint is for networks of the engine")
+    if not checkpoint.is_file():
+        raise EdgecError(f"no such file: {checkpoint}", fix="edgec train NAME writes checkpoints")
+    opened.load(checkpoint)
+    return opened
+
+
+def _open_text(source: str | Path) -> ModelSource:
+    text = str(source)
+    if Path(text).suffix == ".safetensors" and Path(text).is_file():
+        from edgec.training import load_checkpoint
+
+        return load_checkpoint(Path(text))
+    if Path(text).exists():
+        return source
+    if ":" in text:
+        return open_source(_call_reference(text))
+    if match := _NETWORK.fullmatch(text):
+        from edgec.training import find_network
+
+        return find_network(match[1])()
+    return source
+
+
 def model_name(source: ModelSource) -> str:
     """A name for the artifact, from the file or the module."""
     if isinstance(source, str | Path):
         text = str(source)
+        if (match := _NETWORK.fullmatch(text)) and not Path(text).exists():
+            return match[1].lower()
         return text.rsplit(":", 1)[-1] if ":" in text and not Path(text).exists() else Path(text).stem
     if isinstance(source, onnx.ModelProto):
         return source.graph.name or "model"

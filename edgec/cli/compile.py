@@ -17,6 +17,9 @@ __all__ = ["command"]
 @click.option("--target", "-t", required=True, help="Target; `edgec targets` lists them.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Bundle to write.  [default: NAME.edgec]")
 @click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="Shape of an input.")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Parameters for MODEL, as `edgec train` writes them."
+)
 @click.option("--name", help="Name of the artifact.  [default: that of the model]")
 @click.option("--dump-ir", type=click.Path(path_type=Path, file_okay=False), help="Folder for the IR of every phase.")
 @json_option
@@ -25,25 +28,35 @@ def command(
     target: str,
     output: Path | None,
     shapes: tuple[str, ...],
+    checkpoint: Path | None,
     name: str | None,
     dump_ir: Path | None,
     as_json: bool,
 ) -> None:
     """Compile MODEL for a target.
 
-    MODEL is an .onnx file, or package.module:callable that gives an engine module.
+    MODEL is an .onnx file, a checkpoint that `edgec train` wrote, models.NAME for a network of edgec, or
+    package.module:callable that gives an engine module.
     """
     import edgec
     from edgec.bundle import check_writable
     from edgec.compiler import artifact_name
+    from edgec.sources import open_source
 
     start = time.perf_counter()
     inputs = parse_shapes(shapes)
-    path = output or Path(f"{artifact_name(model, name)}.edgec")
+    name = artifact_name(model, name)
+    path = output or Path(f"{name}.edgec")
     check_writable(path)
+    source = open_source(model, checkpoint)
     with progress_bars() as progress:
         bundle = edgec.compile(
-            model, target=target, inputs=inputs or None, name=name, dump_ir=dump_ir, progress=progress
+            source,
+            target=target,
+            inputs=inputs or None,
+            name=artifact_name(model, name),
+            dump_ir=dump_ir,
+            progress=progress,
         )
     bundle.save(path)
     seconds = time.perf_counter() - start
