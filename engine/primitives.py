@@ -205,6 +205,8 @@ def sum_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
         return x
     extra = x.ndim - len(shape)
     stretched = [axis + extra for axis, size in enumerate(shape) if size == 1 and x.shape[axis + extra] != 1]
+    if not stretched:
+        return reduce_sum(x, range(extra))
     return reshape(reduce_sum(x, [*range(extra), *stretched], keepdims=True), shape)
 
 
