@@ -15,6 +15,7 @@ from edgec.engine.nn import (
     normalization,
     pooling,
     recurrent,
+    utils,
 )
 from edgec.engine.nn.activations import *  # noqa: F403
 from edgec.engine.nn.attention import *  # noqa: F403
@@ -57,7 +58,7 @@ __all__ = [
     "BatchNorm1D", "BatchNorm2D", "BatchNorm3D", "ClipGradByGlobalNorm", "ClipGradByNorm", "ClipGradByValue",
     "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "Conv3D", "Conv3DTranspose", "Dropout2D",
     "InstanceNorm1D", "InstanceNorm2D", "Layer", "LayerDict", "LayerList", "MaxPool1D", "MaxPool2D", "Module",
-    "Parameter", "functional", "init", *activations.__all__, *attention.__all__, *containers.__all__,
+    "Parameter", "functional", "init", "utils", *activations.__all__, *attention.__all__, *containers.__all__,
     *convolution.__all__, *layers.__all__, *losses.__all__, *normalization.__all__, *pooling.__all__,
     *recurrent.__all__,
 ]  # fmt: skip
