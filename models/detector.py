@@ -61,7 +61,7 @@ def detection_loss(grid: Tensor, objects: Tensor) -> Tensor:
     offsets = (objects[:, 1:3] - tensor(_CENTRES)) / CELL
     extents = tensor(np.log(np.maximum(objects.numpy()[:, 3:5], 1.0) / _TYPICAL_EXTENT))
     boxes = [
-        (F.smooth_l1_loss(found, wanted, 0.2, "none") * present.unsqueeze(1)).sum()
+        (F.smooth_l1_loss(found, wanted, reduction="none", beta=0.2) * present.unsqueeze(1)).sum()
         for found, wanted in ((grid[:, 1:3], offsets), (grid[:, 3:5], extents))
     ]
     classes = F.cross_entropy(grid[:, 5:], objects[:, 5].astype(np.int64), reduction="none")

@@ -1,7 +1,7 @@
 """MobileNets: depthwise-separable convolutions, and inverted residuals with linear bottlenecks.
 
 Source: Howard et al. 2017, "MobileNets", table 1; Sandler et al. 2018, "MobileNetV2", table 2. At a stride of 1 in the
-stem (and 1 in the first reduction of V2) they take the 32×32 images of CIFAR-10.
+stem they take the 32×32 images of CIFAR-10.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class CifarMobileNetV2(MobileNetV2):
     input_shapes: ClassVar = {"image": (1, 3, 32, 32)}
 
     def __init__(self, classes: int = 10) -> None:
-        super().__init__(classes, 0.35, strides=(1, 1, 2))
+        super().__init__(classes, 0.35, strides=(1, 2, 2))
 
 
 MOBILENET_V1_RECIPE = Recipe(
