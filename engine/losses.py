@@ -97,9 +97,9 @@ def cross_entropy(
     Source: Szegedy et al. 2016, section 7 (label smoothing).
     """
     is_common = weight is None and label_smoothing == 0.0 and reduction == "mean" and not is_float(target.dtype)
-    if is_common and logits.ndim == 2 and len(logits) > 0 and not state.is_special:
-        if _counted(target, logits, ignore_index) is None:
-            return p.call("SoftmaxCrossEntropyLoss", logits, target)  # the same bits, sooner
+    is_common = is_common and logits.ndim == 2 and len(logits) > 0 and not state.is_special
+    if is_common and _counted(target, logits, ignore_index) is None:
+        return p.call("SoftmaxCrossEntropyLoss", logits, target)  # the same bits, sooner
     logs = p.call("LogSoftmax", logits, axis=1)
     shaped = None if weight is None else p.reshape(weight, [-1, *[1] * (logits.ndim - 2)])
     spread = logs if shaped is None else logs * shaped
