@@ -5,6 +5,7 @@ Source: Micikevicius et al. 2018, "Mixed precision training".
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from types import TracebackType
@@ -130,8 +131,6 @@ class auto_cast:  # noqa: N801 - Paddle's name, used like a function
         state.refresh()
 
     def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
-        import functools
-
         @functools.wraps(function)
         def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             with self:
@@ -197,7 +196,7 @@ def _keep_masters(optimizer: Optimizer, masters: dict[int, Array]) -> None:
         own["master"] = wide.data
         parameter.data = wide.data.astype(parameter.dtype)
 
-    optimizer.update = update_master  # type: ignore[method-assign]
+    setattr(optimizer, "update", update_master)  # noqa: B010 - a method of this one optimizer
 
 
 class ScalerState(TypedDict):

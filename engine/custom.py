@@ -192,7 +192,8 @@ def _rule(call: Node, *gradients: Tensor | None) -> Gradients:
 
 
 def _run_call(inputs: Sequence[Tensor | None], attributes: Any) -> Sequence[Tensor]:
-    args, kwargs = tree.rebuild(attributes["shape"], [tensor for tensor in inputs if tensor is not None])  # type: ignore[misc]
+    given: Any = tree.rebuild(attributes["shape"], [tensor for tensor in inputs if tensor is not None])
+    args, kwargs = given
     return tree.flatten(attributes["function"].apply(*args, **kwargs))[0]
 
 

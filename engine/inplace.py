@@ -8,7 +8,7 @@ itself. That is what the tensor's version is for: the moment of its last change,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
 from edgec.engine.errors import GradientError
 from edgec.engine.modes import state
-from edgec.engine.node import clock
+from edgec.engine.node import clock, note_change
 
 if TYPE_CHECKING:
     from edgec.engine.indexing import Index
@@ -32,35 +32,35 @@ class InPlace:
 
     __slots__ = ()
 
-    def add_(self: Tensor, other: TensorLike) -> Tensor:
+    def add_(self, other: TensorLike) -> Tensor:
         return _change(self, "add_", lambda old: old + other)
 
-    def sub_(self: Tensor, other: TensorLike) -> Tensor:
+    def sub_(self, other: TensorLike) -> Tensor:
         return _change(self, "sub_", lambda old: old - other)
 
-    def mul_(self: Tensor, other: TensorLike) -> Tensor:
+    def mul_(self, other: TensorLike) -> Tensor:
         return _change(self, "mul_", lambda old: old * other)
 
-    def div_(self: Tensor, other: TensorLike) -> Tensor:
+    def div_(self, other: TensorLike) -> Tensor:
         return _change(self, "div_", lambda old: old / other)
 
-    def clip_(self: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
+    def clip_(self, min: float | None = None, max: float | None = None) -> Tensor:
         return _change(self, "clip_", lambda old: old.clip(min, max))
 
-    def relu_(self: Tensor) -> Tensor:
+    def relu_(self) -> Tensor:
         return _change(self, "relu_", lambda old: old.relu())
 
-    def copy_(self: Tensor, other: TensorLike) -> Tensor:
+    def copy_(self, other: TensorLike) -> Tensor:
         """Take the values of `other`, broadcast; the gradient then goes to `other`."""
         return _change(self, "copy_", lambda old: p.expand(p.cast(_tensor(other), old.dtype), old.shape).clone())
 
-    def fill_(self: Tensor, value: Scalar) -> Tensor:
+    def fill_(self, value: Scalar) -> Tensor:
         return _change(self, "fill_", lambda old: p.constant(np.full(old.shape, value, old.dtype)))
 
-    def zero_(self: Tensor) -> Tensor:
+    def zero_(self) -> Tensor:
         return _change(self, "zero_", lambda old: p.zeros(old.shape, old.dtype))
 
-    def set_value(self: Tensor, value: TensorLike) -> None:
+    def set_value(self, value: TensorLike) -> None:
         """Paddle's way to give a parameter or buffer new values, whether it requires a gradient or not.
 
         The tensor keeps its place in the graph. Inside the recomputation of a checkpoint nothing happens: the values
@@ -71,23 +71,25 @@ class InPlace:
         """
         if state.is_recomputing:
             return
+        tensor = cast("Tensor", self)
         given = value if isinstance(value, tensors.Tensor) else tensors.Tensor(np.asarray(value))
-        if given.shape != self.shape:
-            raise ValueError(f"set_value: the tensor has shape {self.shape}, the values {given.shape}")
+        if given.shape != tensor.shape:
+            raise ValueError(f"set_value: the tensor has shape {tensor.shape}, the values {given.shape}")
         recording = state.recording
         if recording is not None:
-            if given.dtype != self.dtype:
-                given = p.cast(given, self.dtype)
-            recording.equate(self, given, keeps_place=True)
-        become_array(self, given.array.astype(self.dtype))
+            if given.dtype != tensor.dtype:
+                given = p.cast(given, tensor.dtype)
+            recording.equate(tensor, given, keeps_place=True)
+        become_array(tensor, given.array.astype(tensor.dtype))
 
-    def __setitem__(self: Tensor, index: Index, value: TensorLike) -> None:
+    def __setitem__(self, index: Index, value: TensorLike) -> None:
         """With NumPy's meaning, for every index that `Tensor.__getitem__` takes."""
         _change(self, "assignment to an index", lambda old: _with_items(old, index, _tensor(value, old)))
 
-    def mark_changed(self: Tensor) -> None:
+    def mark_changed(self) -> None:
         """Say that the array was written to behind the tensor's back, so that gradients which need it are refused."""
-        self.version = tensors.note_change(self.array)
+        tensor = cast("Tensor", self)
+        tensor.version = note_change(tensor.array)
 
 
 def become(tensor: Tensor, made: Tensor) -> None:
@@ -104,7 +106,8 @@ def become_array(tensor: Tensor, array: Array) -> None:
     tensor.version = next(clock)
 
 
-def _change(tensor: Tensor, name: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
+def _change(changed: InPlace, name: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    tensor = cast("Tensor", changed)
     if tensor.node is None and tensor._requires_grad and state.grad_enabled:
         raise GradientError(
             f"{name}: a leaf that requires a gradient cannot be changed in place",

@@ -6,7 +6,7 @@ import itertools
 import operator
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -29,9 +29,20 @@ Edge: TypeAlias = "tuple[Node | Tensor, int]"
 # What stays of a value that the rule does not read: shape and dtype.
 Outline: TypeAlias = "tuple[tuple[int, ...], np.dtype[Any]]"
 
-_NOTHING: dict[int, Array] = {}
 # Arrays that were written to (by optimizers, mostly) and when, by id: views of them may be kept by nodes.
 _written: dict[int, tuple[weakref.ref[Array], int]] = {}
+
+
+class Forgotten(Protocol):
+    """Stands for a kept value that is computed again when it is needed; see `edgec.engine.recompute`."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def restore(self) -> None: ...
+
+
+_NOTHING: dict[int, Array | Forgotten] = {}
 
 
 class Node:
@@ -49,6 +60,7 @@ class Node:
         attributes: Mapping[str, object],
         results: tuple[Array, ...],
     ) -> None:
+        self.source: str | None
         self.primitive = primitive
         self.attributes = attributes
         self.number = next(clock)
@@ -68,7 +80,7 @@ class Node:
             keeps = frozenset().union(
                 *(primitive.reads.get(index, ()) for index, edge in enumerate(self.edges) if edge is not None)
             )
-        self._inputs: list[Tensor | Outline | None] = (
+        self._inputs: list[Tensor | Outline | Forgotten | None] = (
             list(inputs)
             if keeps is None
             else [
@@ -102,7 +114,7 @@ class Node:
     def input(self, index: int) -> Tensor:
         kept = self._inputs[index]
         if not isinstance(kept, tensors.Tensor):
-            if not hasattr(kept, "restore"):
+            if kept is None or isinstance(kept, tuple):
                 raise RuntimeError(f"{self.primitive.name} does not keep input {index}; declare it in keeps_inputs")
             kept.restore()
             kept = self._inputs[index]
@@ -133,6 +145,7 @@ class Node:
         if not isinstance(kept, np.ndarray):
             kept.restore()
             kept = self._kept[index]
+            assert isinstance(kept, np.ndarray)
         return tensors.wrap(kept, self, index)
 
     def output_shape(self, index: int) -> tuple[int, ...]:

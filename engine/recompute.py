@@ -38,7 +38,7 @@ def checkpoint(function: Callable[..., _R], *args: Any, **kwargs: Any) -> _R:
         return function(*args, **kwargs)
     start = next(clock)
     region = _Region(lambda: function(*args, **kwargs), start)
-    result = region.function()
+    result = function(*args, **kwargs)
     given = {id(tensor) for tensor in tree.flatten((args, kwargs))[0]}
     region.forget(_nodes_since(start, result), given)
     return result
@@ -47,7 +47,7 @@ def checkpoint(function: Callable[..., _R], *args: Any, **kwargs: Any) -> _R:
 class _Region:
     """The calls of one checkpointed function; `restore` fills in what they do not keep."""
 
-    def __init__(self, function: Callable[[], Any], start: int) -> None:
+    def __init__(self, function: Callable[[], object], start: int) -> None:
         self.function = function
         self._start = start
         self._random = random.get_state()
@@ -66,7 +66,7 @@ class _Region:
                 if kept.node is not None or not kept.requires_grad:
                     node._inputs[index] = _Forgotten(self, kept.shape, kept.dtype)
             if node._kept:
-                node._kept = dict.fromkeys(node._kept, _Forgotten(self, (), None))
+                node._kept = {index: _Forgotten(self, *node._outlines[index]) for index in node._kept}
 
     def restore(self) -> None:
         modes = state.autocast, state.recording, state.finds_anomalies, state.is_recomputing

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, cast
 
 from edgec.engine import control_flow
 from edgec.engine.modes import state
-from edgec.engine.recording import DRAWING
+from edgec.engine.recording import DRAWING, Recording
 from edgec.engine.registry import apply
 
 if TYPE_CHECKING:
-    from edgec.engine.recording import RecordedNode, Recording
+    from edgec.engine.recording import RecordedNode
     from edgec.engine.tensor import Tensor
 
 __all__ = ["Plan"]
@@ -82,6 +82,7 @@ class Plan:
                 state.grad_enabled = is_enabled and step.is_noted
                 given = [values[slot] for slot in step.inputs]
                 control = control_flow.RUNNERS.get(step.op_type)
+                made: Sequence[Tensor]
                 if control is None:
                     made = apply(step.op_type, given, step.attributes, outputs=len(step.outputs))
                 else:
@@ -98,7 +99,7 @@ class Plan:
         inputs = tuple(self._none if tensor is None else self._slots[id(tensor)] for tensor in node.inputs)
         attributes: dict[str, object] = dict(node.attributes)
         for name, body in attributes.items():
-            if hasattr(body, "captures"):
+            if isinstance(body, Recording):
                 plan = Plan(body, body.outputs)
                 attributes[name] = _Body(plan, tuple(self._slots[id(tensor)] for tensor in plan.captures))
         outputs = tuple(range(self._count, self._count + len(node.outputs)))

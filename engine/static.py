@@ -112,7 +112,8 @@ class StaticFunction(Generic[_P, _R]):
         leaves, shape = tree.flatten(given)
         # Stand-ins, so that the arguments themselves cannot be changed, nor their graph grow.
         inputs = [tensors.Tensor(tensor.array, tensor.requires_grad) for tensor in leaves]
-        args, kwargs = tree.rebuild(shape, inputs)  # type: ignore[misc]
+        arguments: Any = tree.rebuild(shape, inputs)
+        args, kwargs = arguments
         owned = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
         gradients = [tensor.grad for tensor in owned]
         with random.preserved(), record(inputs) as recording:
@@ -144,7 +145,7 @@ class StaticFunction(Generic[_P, _R]):
 
 
 @overload
-def to_static(function: _M) -> _M: ...
+def to_static(function: _M) -> _M: ...  # type: ignore[overload-overlap]
 @overload
 def to_static(function: Callable[_P, _R]) -> StaticFunction[_P, _R]: ...
 @overload

@@ -67,8 +67,7 @@ def _build(part: Tree, waiting: Iterator[Tensor]) -> object:
     if isinstance(part, _Static):
         return part.value
     items = [_build(item, waiting) for item in part.parts]
+    kind: Callable[..., object] = part.kind
     if issubclass(part.kind, Mapping):
-        return part.kind(zip(part.keys, items, strict=True))
-    if hasattr(part.kind, "_fields"):  # a named tuple
-        return part.kind(*items)
-    return part.kind(items)
+        return kind(zip(part.keys, items, strict=True))
+    return kind(*items) if hasattr(kind, "_fields") else kind(items)  # a named tuple takes its fields one by one

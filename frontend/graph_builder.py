@@ -59,7 +59,7 @@ class _GraphBuilder:
         _refuse_internal(kept)
         inputs = [_value(tensor, given) for given, tensor in zip(input_names, recording.inputs, strict=True)]
         scope = {id(tensor): value for tensor, value in zip(recording.inputs, inputs, strict=True)}
-        chosen = {id(tensor): given for given, tensor in reversed(outputs.items())}
+        chosen = {id(tensor): given for given, tensor in reversed(list(outputs.items()))}
         nodes = self._nodes(kept, scope, chosen)
         results = [self._output(given, tensor, scope, nodes) for given, tensor in outputs.items()]
         return ir.Graph(
