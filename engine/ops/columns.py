@@ -74,11 +74,13 @@ class Columns:
         """Zero what meets padding along the inner axes; no block writes there."""
         shaped = self._shared_view() if self.shares else self._shaped(0, self.rows)
         for tap, outputs, _ in self._inner[: math.prod(self.window.kernel[1:])]:
-            column = shaped[:, *tap[1:]]
+            of_tap: Index = (slice(None), *tap[1:])
+            column = shaped[of_tap]
             for axis, place in enumerate(outputs):
                 rest = (slice(None),) * (len(outputs) - axis)
-                column[..., : place.start, *rest] = 0
-                column[..., place.stop :, *rest] = 0
+                for beside in (slice(None, place.start), slice(place.stop, None)):
+                    index: Index = (..., beside, *rest)
+                    column[index] = 0
 
     def of(self, x: Array) -> Iterator[tuple[Array, slice]]:
         """The matrices one by one, each with its place in the flat output. Shape: x (channels, *spatial, batch)."""
@@ -234,7 +236,7 @@ def _by_flipping(
             total = _add_product(total, matrix, met[:, place])
     if d_kernel is not None and total is not None:  # (flipped kernel * m, c)
         shaped = total.reshape(*window.kernel, len(d_output), -1)
-        d_kernel += np.moveaxis(np.flip(shaped, range(len(spatial))), (-2, -1), (0, 1))
+        d_kernel += np.moveaxis(np.flip(shaped, tuple(range(len(spatial)))), (-2, -1), (0, 1))
 
 
 def _by_columns(

@@ -43,8 +43,8 @@ def _conv_gradients(
 ) -> tuple[Array | None, Array | None]:
     """The gradients of `_conv` by x (if `w` is given) and by w (if `x` is given)."""
     if dy.dtype.itemsize < 4:
-        wide = [None if array is None else array.astype(np.float32) for array in (x, w)]
-        dx, dw = _conv_gradients(*wide, dy.astype(np.float32), window, group)
+        wide_x, wide_w = (None if array is None else array.astype(np.float32) for array in (x, w))
+        dx, dw = _conv_gradients(wide_x, wide_w, dy.astype(np.float32), window, group)
         return None if dx is None else dx.astype(dy.dtype), None if dw is None else dw.astype(dy.dtype)
     channels = w.shape[1] * group if w is not None else x.shape[1] if x is not None else 0
     if _is_depthwise(channels, dy.shape[1], group):
@@ -102,7 +102,7 @@ def correlate(
     return _conv(x, w, resolve_window(x.shape[2:], w.shape[2:], strides, dilations, pads, auto_pad), group)
 
 
-@primitive("Conv", keeps_inputs=(0, 1))
+@primitive("Conv", keeps_inputs={0: (1,), 1: (0,)})
 def conv(
     x: Array,
     w: Array,
@@ -124,15 +124,16 @@ def conv(
 
 @conv.gradient
 def _(call: Node, dy: Tensor) -> Gradients:
-    x, w, group = call.input(0), call.input(1), call.integer("group")
-    window = _window_of(call, x.shape, w.shape)
+    # Each gradient reads the other input, and the one it is of may not have been kept.
+    x, w = (call.input(index) if call.wants(1 - index) else None for index in (0, 1))
+    group, window = call.integer("group"), _window_of(call, call.shape(0), call.shape(1))
     if is_first_order():
-        given = x.array if call.wants(1) else None, w.array if call.wants(0) else None
-        made = _conv_gradients(*given, dy.array, window, group) if call.wants(0) or call.wants(1) else (None, None)
+        given = None if x is None else x.array, None if w is None else w.array
+        made = (None, None) if x is None and w is None else _conv_gradients(*given, dy.array, window, group)
         sums = sum_per_channel(dy.array) if call.wants(2) else None
         return [None if gradient is None else p.constant(gradient) for gradient in (*made, sums)]
-    dx = _transpose_call(dy, w, window, group) if call.wants(0) else None
-    dw = _weight_grad_call(x, dy, window, group) if call.wants(1) else None
+    dx = None if w is None else _transpose_call(dy, w, window, group)
+    dw = None if x is None else _weight_grad_call(x, dy, window, group)
     db = p.reduce_sum(dy, [0, *range(2, dy.ndim)]) if call.wants(2) else None
     return dx, dw, db
 

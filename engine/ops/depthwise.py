@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,8 @@ def gradients(x: Array | None, w: Array | None, dy: Array, window: Window) -> tu
                     d_input += _product(given, _of_tap(w[block], tap))
                 if dw is not None:
                     product = _product(inputs[index][block, *met], given)
-                    dw[block, 0, *tap] += product.reshape(len(product), -1).sum(axis=1)
+                    of_tap: tuple[Any, ...] = (block, 0, *tap)
+                    dw[of_tap] += product.reshape(len(product), -1).sum(axis=1)
     return dx, dw
 
 
@@ -59,7 +61,8 @@ def _blocks(output: Array) -> Iterator[slice]:
 
 def _of_tap(w: Array, tap: tuple[int, ...]) -> Array:
     """One tap of a kernel, shaped to multiply (c, *spatial, n)."""
-    return np.reshape(w[:, 0, *tap], (-1, *(1,) * (len(tap) + 1)))
+    index: tuple[Any, ...] = (slice(None), 0, *tap)
+    return np.asarray(w[index]).reshape(-1, *(1,) * (len(tap) + 1))
 
 
 def _product(a: Array, b: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array
+from edgec.engine.ops.memory import SMALLEST_BATCH
 from edgec.engine.ops.products import product as matrix_product
 from edgec.engine.registry import Gradients, Sample, primitive
 from edgec.engine.samples import normal
@@ -58,7 +59,11 @@ def gemm(
     transA: int = 0,
     transB: int = 0,
 ) -> Array:
-    product: Array = matrix_product(a.T if transA else a, b.T if transB else b)
+    if transB and not transA and len(a) >= SMALLEST_BATCH and len(b) > len(a):
+        # The same product with its sides exchanged: OpenBLAS is a fifth faster with the longer one first.
+        product: Array = matrix_product(b, a.T).T
+    else:
+        product = matrix_product(a.T if transA else a, b.T if transB else b)
     if alpha != 1.0:
         product *= product.dtype.type(alpha)
     if c is not None and beta != 0.0:

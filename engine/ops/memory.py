@@ -14,10 +14,13 @@ import numpy as np
 
 from edgec.engine.arrays import Array, DTypeLike
 
-__all__ = ["batch_last", "images", "new_images", "scratch", "sum_per_channel"]
+__all__ = [
+    "BLOCK_BYTES", "SMALLEST_BATCH", "batch_last", "images", "new_images", "ordered_like", "scratch",
+    "sum_per_channel",
+]  # fmt: skip
 
 # Below this many images the runs would be too short for NumPy's inner loops.
-_SMALLEST_BATCH = 8
+SMALLEST_BATCH = 8
 # The working set of a blocked loop: half of the level 2 cache of common cores, which are from 0.5 to 2 MiB.
 BLOCK_BYTES = 1 << 19
 # More is not kept between calls.
@@ -47,7 +50,7 @@ def images(x: Array) -> list[Array]:
 
     It is a copy if `x` lies in memory in another order.
     """
-    if len(x) >= _SMALLEST_BATCH:
+    if len(x) >= SMALLEST_BATCH:
         return [np.ascontiguousarray(batch_last(x))]
     return [image[..., None] for image in np.ascontiguousarray(x)]
 
@@ -55,7 +58,7 @@ def images(x: Array) -> list[Array]:
 def new_images(shape: tuple[int, ...], dtype: DTypeLike, is_zero: bool = False) -> tuple[Array, list[Array]]:
     """An array of this shape, (n, c, *spatial), and the parts that `images` would give of it."""
     make = np.zeros if is_zero else np.empty
-    if shape[0] >= _SMALLEST_BATCH:
+    if shape[0] >= SMALLEST_BATCH:
         made = make((*shape[1:], shape[0]), dtype)
         return made.transpose(-1, *range(made.ndim - 1)), [made]
     made = make(shape, dtype)
@@ -90,3 +93,12 @@ def sum_per_channel(x: Array) -> Array:
     if last.flags.c_contiguous:
         return np.asarray(last.reshape(len(last), -1).sum(axis=1))
     return np.asarray(x.sum(axis=(0, *range(2, x.ndim))))
+
+
+def ordered_like(x: Array, like: Array) -> Array:
+    """`x`, copied if its elements lie in another order than those of `like`, which has the same shape."""
+    if x.strides == like.strides and x.dtype == like.dtype:
+        return x
+    made = np.empty_like(like, x.dtype)
+    made[...] = x
+    return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -102,15 +103,17 @@ def _max_pool_gradient(x: Array, y: Array, dy: Array, window: Window) -> Array:
     dx = np.zeros_like(x, dtype=dy.dtype)  # x may be quantized steps
     # Where the winner has not been met yet.
     is_open = np.ones_like(y, bool)
-    for _, places, met in window.meetings():
-        waiting = is_open[..., *places]
-        wins = x[..., *met] == y[..., *places]
+    for _, outputs, inputs in window.meetings():
+        places: tuple[Any, ...] = (..., *outputs)
+        met: tuple[Any, ...] = (..., *inputs)
+        waiting = is_open[places]
+        wins = x[met] == y[places]
         wins &= waiting
         waiting ^= wins
         if window.is_disjoint:
-            np.multiply(dy[..., *places], wins, out=dx[..., *met])
+            np.multiply(dy[places], wins, out=dx[met])
         else:
-            dx[..., *met] += dy[..., *places] * wins
+            dx[met] += dy[places] * wins
     return dx
 
 
@@ -172,7 +175,7 @@ def average_pool(
     total = np.zeros_like(x, shape=(*x.shape[:2], *window.output_shape))
     for _, met_at in window.taps():
         total += padded[met_at]
-    return np.divide(total, counts, out=total)
+    return np.asarray(np.divide(total, counts, out=total))
 
 
 @average_pool.gradient
