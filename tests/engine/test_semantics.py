@@ -251,6 +251,10 @@ def test_shapes_and_dtypes_cannot_change_in_place() -> None:
         (lambda w, _x: w.transpose(1, 0), 0),
         (lambda w, x: functional.linear(w, x), 1),
         (lambda w, x: functional.linear(x, w), 1),
+        (lambda w, x: functional.conv2d(w.reshape(1, 1, 4, 4), x.reshape(1, 1, 4, 4)), 1),
+        (lambda w, x: functional.conv2d(x.reshape(1, 1, 4, 4), w.reshape(1, 1, 4, 4)), 1),
+        (lambda w, _x: engine.where(w > 0.0, w, -w), 1),
+        (lambda w, _x: w.softmax(), 1),
     ],
 )
 def test_rules_keep_the_least_they_need(compute: object, kept: int) -> None:

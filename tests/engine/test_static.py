@@ -67,6 +67,24 @@ def test_training_in_static_mode_is_the_same_to_the_bit() -> None:
     assert nets[1].forward.traces == 2
 
 
+def test_a_static_loss_is_the_same_to_the_bit() -> None:
+    """With the loss inside, whose short eager way a trace cannot take."""
+    results = []
+    for make in (lambda function: function, engine.to_static):
+        engine.seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 4))
+        optimizer = engine.optim.Adam(net.parameters(), lr=0.01)
+        loss = make(lambda x, target, net=net: F.cross_entropy(net(x), target))
+        for _ in range(3):
+            optimizer.zero_grad()
+            value = loss(Tensor(IMAGES), Tensor(CLASSES))
+            value.backward()
+            optimizer.step()
+        results.append([value.numpy(), *(parameter.numpy() for parameter in net.parameters())])
+    for eager, static in zip(*results, strict=True):
+        np.testing.assert_array_equal(static, eager)
+
+
 def test_the_function_runs_once_per_signature() -> None:
     calls = []
 
