@@ -50,14 +50,14 @@ def command(
     seed: int,
     quick: bool,
     as_json: bool,
-) -> None:
+) -> int:
     """Train a network by the recipe NAME and write its parameters.
 
     An interrupted training goes on exactly where its last epoch ended with --resume.
     """
     if is_list:
         _list(as_json)
-        return
+        return 0
     if name is None:
         raise UsageError("which recipe?", fix="edgec train --list shows them")
     from edgec.training import find_recipe, state_path, train
@@ -72,11 +72,12 @@ def command(
         state = state_path(output or Path(f"{recipe_name}.safetensors"))
         kept = "go on with the same command and --resume" if state.exists() else "no epoch had ended, nothing is kept"
         click.echo(f"edgec: interrupted; {kept}", err=True)
-        raise SystemExit(_INTERRUPTED) from None
+        return _INTERRUPTED
     if as_json:
         echo_json(report.to_dict())
     else:
         _show(report)
+    return 0
 
 
 def _list(as_json: bool) -> None:

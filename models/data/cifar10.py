@@ -8,7 +8,6 @@ from an .npz file of the first 2,000 test images.
 from __future__ import annotations
 
 import json
-import zipfile
 import zlib
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 from edgec.engine.data.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip, ToFloat
 from edgec.errors import EdgecError
 from edgec.models.data.images import Images
-from edgec.models.data.location import damaged, data_file
+from edgec.models.data.location import damaged, data_file, read_npz
 from edgec.models.recipe import Task
 
 __all__ = ["CLASSES", "MEAN", "STD", "cifar10_task", "load_cifar10", "load_cifar10_sample"]
@@ -53,14 +52,11 @@ def load_cifar10_sample(folder: Path | None = None) -> tuple[Images, Images]:
     path = data_file(
         folder, "datasets/cifar10_test2000.npz", title="CIFAR-10 (2,000 images)", source="an .npz of images and labels"
     )
-    try:
-        with np.load(path) as file:
-            images, labels = file["images"], file["labels"].astype(np.int64)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as err:
-        raise damaged(path, err) from err
+    images, labels = read_npz(path, ["images", "labels"])
     if images.shape[1:] != _SHAPE or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
         raise damaged(path, f"images {images.dtype} {images.shape}, labels {labels.shape}")
     pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    labels = labels.astype(np.int64)
     split = len(labels) * 4 // 5
     return Images(pixels[:split], labels[:split]), Images(pixels[split:], labels[split:])
 

@@ -6,15 +6,13 @@ int8. Source: Speech Commands v2 (P. Warden 2018, CC BY 4.0), prepared by MLPerf
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from edgec.engine.data import TensorDataset
-from edgec.models.data.location import damaged, data_file
+from edgec.models.data.location import damaged, data_file, read_npz
 
 __all__ = ["CLASSES", "MEAN", "SILENCE", "STD", "Keywords", "load_keywords"]
 
@@ -58,16 +56,12 @@ def load_keywords(folder: Path | None = None, fold: int = 0) -> tuple[Keywords, 
         title="keyword spotting",
         source="an .npz of int8 features, labels, scale and zero_point",
     )
-    try:
-        with np.load(path) as file:
-            quantized, labels = file["features"], file["labels"].astype(np.int64)
-            scale, zero_point = np.float32(file["scale"]), np.float32(file["zero_point"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as err:
-        raise damaged(path, err) from err
+    quantized, labels, scale, zero_point = read_npz(path, ["features", "labels", "scale", "zero_point"])
     if quantized.shape[1:] != (49, 10) or labels.shape != quantized.shape[:1] or labels.max() >= len(CLASSES):
         raise damaged(path, f"features {quantized.shape}, labels {labels.shape}")
-    features = (quantized.astype(np.float32) - zero_point) * scale
+    features = (quantized.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
     features = ((features - MEAN) / STD)[:, None]
+    labels = labels.astype(np.int64)
     held_out = _fifth(labels, fold)
     return (
         Keywords(features[~held_out], labels[~held_out]),

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from edgec.errors import EdgecError
 
-__all__ = ["damaged", "data_file", "data_root"]
+__all__ = ["damaged", "data_file", "data_root", "read_npz"]
 
 VARIABLE = "EDGEC_DATA"
 _DEFAULT = Path("../shared/data")
@@ -48,3 +53,16 @@ def data_file(folder: Path | None, name: str, *, title: str, source: str) -> Pat
 def damaged(path: Path, reason: object) -> EdgecError:
     """The error for a file that is there and cannot be used."""
     return EdgecError(f"the data file {path.name} is damaged: {reason}", where=str(path), fix="fetch the file again")
+
+
+def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """The named arrays of an .npz file.
+
+    Raises:
+        EdgecError: It is no such file, or lacks one of them.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream) as file:
+            return [file[name] for name in names]
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as err:
+        raise damaged(path, err) from err
