@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
+
 from edgec.engine import tape
 from edgec.engine.arrays import Array, is_float
 from edgec.engine.tensor import Tensor

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from types import EllipsisType
 from typing import TYPE_CHECKING, TypeAlias
 
-import edgec.engine.tensor as tensors
 import numpy as np
+
+import edgec.engine.tensor as tensors
 from edgec.engine import primitives as p
 from edgec.engine import recording
 from edgec.engine.arrays import Array

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import edgec.engine.tensor as tensors
 import numpy as np
+
+import edgec.engine.tensor as tensors
 from edgec.engine import primitives as p
 from edgec.engine.arrays import is_float
 

@@ -79,12 +79,14 @@ class Recording:
         nodes: The calls.
         outputs: What a body of a branch or loop gives; empty for a whole function.
         parent: The recording that a body belongs to.
+        is_replayed: Whether it is made to be run again, by `edgec.engine.to_static`.
     """
 
     inputs: tuple[Tensor, ...]
     nodes: list[RecordedNode] = field(default_factory=list)
     outputs: tuple[Tensor, ...] = ()
     parent: Recording | None = field(default=None, repr=False)
+    is_replayed: bool = False
     # The nodes hold every traced tensor alive, so an id cannot be given to another tensor meanwhile.
     _traced: set[int] = field(default_factory=set, repr=False)
     _made: set[int] = field(default_factory=set, repr=False)
@@ -195,11 +197,12 @@ def active() -> Recording | None:
 
 
 @contextmanager
-def record(inputs: Sequence[Tensor]) -> Iterator[Recording]:
+def record(inputs: Sequence[Tensor], is_replayed: bool = False) -> Iterator[Recording]:
     """Record every primitive applied in the ``with`` block by this thread.
 
     Args:
         inputs: The tensors that stand for the inputs of the function; what is computed from them is traced.
+        is_replayed: See `Recording`.
 
     Raises:
         TraceError: A recording is already active in this thread.
@@ -209,14 +212,17 @@ def record(inputs: Sequence[Tensor]) -> Iterator[Recording]:
             "a recording is already active in this thread",
             fix="trace the inner function first, or call it directly instead of tracing it",
         )
-    with _recorded(Recording(tuple(inputs))) as recording:
+    with _recorded(Recording(tuple(inputs), is_replayed=is_replayed)) as recording:
         yield recording
 
 
 @contextmanager
 def record_body(inputs: Sequence[Tensor]) -> Iterator[Recording]:
     """Record the body of a branch or loop apart, within the active recording."""
-    with _recorded(Recording(tuple(inputs), parent=state.recording)) as recording:
+    parent = state.recording
+    with _recorded(
+        Recording(tuple(inputs), parent=parent, is_replayed=parent is not None and parent.is_replayed)
+    ) as recording:
         yield recording
 
 
@@ -255,6 +261,17 @@ def refuse_value(tensor: Tensor, access: str) -> None:
         fix="decide by shape, ndim or dtype (they are static), select with edgec.engine.where(condition, a, b), or "
         "branch and loop with edgec.engine.cond(pred, true_fn, false_fn) and while_loop(cond_fn, body_fn, loop_vars)",
     )
+
+
+def refuse_hook(tensor: Tensor) -> None:
+    """Raise TraceError if `tensor` is traced by `to_static`, whose graph has tensors of its own."""
+    recording = state.recording
+    if recording is not None and recording.is_replayed and recording.is_traced(tensor):
+        raise TraceError(
+            "a hook or retain_grads() inside a function of to_static would be gone when its graph is run",
+            where=user_line(),
+            fix="return the tensor and register the hook outside, or write a custom operator (edgec.engine.PyLayer)",
+        )
 
 
 def user_line() -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from edgec.engine import control_flow
+from edgec.engine.errors import AnomalyError
 from edgec.engine.modes import state
 from edgec.engine.recording import DRAWING, Recording
 from edgec.engine.registry import apply
@@ -25,6 +26,7 @@ class _Step:
     attributes: dict[str, object]
     outputs: tuple[int, ...]
     is_noted: bool
+    source: str
     # Values that no later step reads, so that memory is freed as in the eager run.
     done: tuple[int, ...]
 
@@ -66,6 +68,7 @@ class Plan:
                 step.attributes,
                 step.outputs,
                 step.is_noted,
+                step.source,
                 tuple(slot for slot in {*_reads(step), *step.outputs} if slot not in kept and last.get(slot, i) == i),
             )
             for i, (_, step) in enumerate(numbered)
@@ -85,12 +88,17 @@ class Plan:
                 made: Sequence[Tensor]
                 if control is None:
                     made = apply(step.op_type, given, step.attributes, outputs=len(step.outputs))
+                    if state.finds_anomalies and made[0].node is not None:
+                        made[0].node.source = step.source
                 else:
                     made = control(given, _bound(step.attributes, values))
                 for slot, tensor in zip(step.outputs, made, strict=True):
                     values[slot] = tensor
                 for slot in step.done:
                     values[slot] = None
+        except AnomalyError as err:
+            err.where = step.source  # the line of the operator, not of the call that ran the graph
+            raise
         finally:
             state.grad_enabled = is_enabled
         return tuple(cast("Tensor", values[slot]) for slot in self._outputs)
@@ -105,7 +113,7 @@ class Plan:
         outputs = tuple(range(self._count, self._count + len(node.outputs)))
         self._slots.update((id(tensor), slot) for tensor, slot in zip(node.outputs, outputs, strict=True))
         self._count += len(outputs)
-        return _Step(node.op_type, inputs, attributes, outputs, node.is_noted, ())
+        return _Step(node.op_type, inputs, attributes, outputs, node.is_noted, node.source, ())
 
 
 def _needed(recording: Recording, wanted: Sequence[Tensor]) -> list[RecordedNode]:

@@ -116,7 +116,7 @@ class StaticFunction(Generic[_P, _R]):
         args, kwargs = arguments
         owned = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
         gradients = [tensor.grad for tensor in owned]
-        with random.preserved(), record(inputs) as recording:
+        with random.preserved(), record(inputs, is_replayed=True) as recording:
             recording.watch(owned)
             try:
                 returned = self._function(*args, **kwargs)

@@ -76,8 +76,8 @@ def grad(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],
     grad_outputs: Tensor | Sequence[Tensor | None] | None = ...,
-    create_graph: bool = ...,
     retain_graph: bool | None = ...,
+    create_graph: bool = ...,
     allow_unused: Literal[False] = ...,
 ) -> tuple[Tensor, ...]: ...
 @overload
@@ -85,16 +85,16 @@ def grad(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],
     grad_outputs: Tensor | Sequence[Tensor | None] | None = ...,
-    create_graph: bool = ...,
     retain_graph: bool | None = ...,
+    create_graph: bool = ...,
     allow_unused: bool = ...,
 ) -> tuple[Tensor | None, ...]: ...
 def grad(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],
     grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
-    create_graph: bool = False,
     retain_graph: bool | None = None,
+    create_graph: bool = False,
     allow_unused: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of `outputs` by `inputs`, leaves or not; ``.grad`` stays untouched.
@@ -103,8 +103,8 @@ def grad(
         outputs: One or more tensors; several elements count as their sum.
         inputs: What to differentiate by.
         grad_outputs: Weights of the outputs; ones where None.
-        create_graph: Make the gradients differentiable themselves.
         retain_graph: Keep the graph for another pass; defaults to `create_graph`.
+        create_graph: Make the gradients differentiable themselves.
         allow_unused: Give None for an input that the outputs do not depend on, instead of an error.
 
     Raises:

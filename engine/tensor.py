@@ -170,6 +170,7 @@ class Tensor(InPlace):
         return hooks is not None and self.node_output in hooks and hooks[self.node_output].is_retaining
 
     def _hooks(self) -> Hooks:
+        recording.refuse_hook(self)
         if self.node is None:
             if not hasattr(self, "hooks"):
                 self.hooks = Hooks()

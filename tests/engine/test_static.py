@@ -255,3 +255,31 @@ def test_autocast_is_part_of_the_signature() -> None:
     assert half.dtype == np.float16
     assert static(x).dtype == np.float32
     assert static.traces == 2
+
+
+def test_an_anomaly_in_a_graph_names_the_line_of_the_operator() -> None:
+    @engine.to_static
+    def root(x: Tensor) -> Tensor:
+        y = x - 1.0
+        return y.sqrt()
+
+    line = root.__wrapped__.__code__.co_firstlineno + 3
+    with engine.detect_anomaly():
+        root(tensor([2.0], requires_grad=True))
+        with pytest.raises(engine.AnomalyError, match="Sqrt produced NaN") as forward:
+            root(tensor([0.0], requires_grad=True))
+        y = root(tensor([1.0], requires_grad=True))
+        with pytest.raises(engine.AnomalyError, match="gradient of Sqrt produced Inf") as backward:
+            y.backward()
+    assert forward.value.where == backward.value.where == f"{__file__}:{line}"
+
+
+def test_hooks_inside_are_refused() -> None:
+    @engine.to_static
+    def hooked(x: Tensor) -> Tensor:
+        y = x * 2.0
+        y.register_hook(lambda g: g * 2.0)
+        return y
+
+    with pytest.raises(TraceError, match="a hook or retain_grads"):
+        hooked(tensor([1.0], requires_grad=True))
