@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgec.engine.arrays import Array
-from edgec.engine.ops.memory import BLOCK_BYTES, batch_last, scratch
+from edgec.engine.ops.memory import BLOCK_BYTES, batch_last, scratch, sum_rows
 
 __all__ = ["channel_rows", "from_channel_rows", "normalize_rows", "normalize_rows_gradient"]
 
@@ -34,7 +34,7 @@ def normalize_rows(rows: Array, scale: Array, bias: Array, epsilon: float) -> tu
     mean, variance = np.empty(len(rows), rows.dtype), np.empty(len(rows), rows.dtype)
     for block in _blocks(rows):
         part, at = y[block], (block, None)
-        np.mean(rows[block], axis=1, out=mean[block])
+        mean[block] = sum_rows(rows[block]) / rows.shape[1]
         np.subtract(rows[block], mean[at], out=part)
         variance[block] = _dots(part, part) / rows.shape[1]
         part *= (scale[block] / np.sqrt(variance[block] + rows.dtype.type(epsilon)))[:, None]
@@ -50,9 +50,9 @@ def normalize_rows_gradient(rows: Array, scale: Array, dy: Array, epsilon: float
     for block in _blocks(rows):
         part, given = dx[block], dy[block]
         centred = scratch("centred", part.shape, rows.dtype)
-        np.subtract(rows[block], np.mean(rows[block], axis=1, keepdims=True), out=centred)
+        np.subtract(rows[block], (sum_rows(rows[block]) / length)[:, None], out=centred)
         inverse = 1 / np.sqrt(_dots(centred, centred) / length + rows.dtype.type(epsilon))
-        d_bias[block] = given.sum(axis=1)
+        d_bias[block] = sum_rows(given)
         d_scale[block] = _dots(given, centred) * inverse
         # dx = scale / deviation (dy - mean(dy) - standard mean(dy standard))
         centred *= (inverse * d_scale[block] / length)[:, None]
