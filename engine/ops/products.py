@@ -31,7 +31,7 @@ def product_into(a: Array, b: Array, out: Array) -> None:
         np.matmul(a, b, out=out)
         return
     step = -(-columns // -(-columns // fitting))
-    step = min(-(-step // 16) * 16, fitting)
+    step = min(-(-step // 16), fitting // 16) * 16  # whole vectors
     for start in range(0, columns, step):
         np.matmul(a, b[:, start : start + step], out=out[:, start : start + step])
 
