@@ -120,9 +120,7 @@ def _direct(
         if any(pads):  # few channels are copied quickly; conditions on single elements would stay in the inner loop
             source = emitter.te(pad_spatial, source, pads, 2, name="pad", fusion=Fusion.INJECTIVE)
         packed = emitter.const(layouts.pack_conv_weights(weights, lanes, in_channels))
-        return emitter.te(
-            conv2d_plain_input, source, packed, strides, dilations, name="conv2d", fusion=Fusion.EPILOGUE
-        )
+        return emitter.te(conv2d_plain_input, source, packed, strides, dilations, name="conv2d", fusion=Fusion.EPILOGUE)
     packed = emitter.const(layouts.pack_conv_weights(weights, lanes, lanes))
     arguments = (emitter.blocked(x).var, packed, strides, dilations, pads)
     return emitter.te(conv2d_blocked, *arguments, name="conv2d", fusion=Fusion.EPILOGUE)
