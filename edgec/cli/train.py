@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _INTERRUPTED = 130
+_ROWS = 20
 
 
 @click.command()
@@ -101,9 +102,11 @@ def _list(as_json: bool) -> None:
 
 
 def _show(report: TrainingReport) -> None:
-    """The figures of every epoch, then what counts."""
+    """The figures of some twenty epochs, the last one among them, then what counts."""
     names = [name for name in report.history[0] if name not in ("epoch", "lr")]
-    rows = [(int(row["epoch"]), f"{row['lr']:.2e}", *(f"{row[name]:.4f}" for name in names)) for row in report.history]
+    every = -(-len(report.history) // _ROWS)
+    shown = report.history[::-1][::every][::-1]
+    rows = [(int(row["epoch"]), f"{row['lr']:.2e}", *(f"{row[name]:.4f}" for name in names)) for row in shown]
     print_table(("epoch", "rate", *(name.replace("valid_", "test ") for name in names)), rows)
     verdict = {
         True: "as expected",

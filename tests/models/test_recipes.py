@@ -17,11 +17,11 @@ QUICK = {
     "lenet": (0.80, None),
     "fashion-cnn": (0.80, None),
     "autoencoder": (0.16, None),
-    "transformer": (0.75, None),
+    "transformer": (0.70, None),
     "lstm": (0.75, None),
     "gru": (0.75, None),
     "unet": (0.60, None),
-    "detector": (0.10, None),
+    "detector": (0.12, None),
     "ds-cnn": (0.35, 12),
     "resnet8": (0.20, 2),
 }

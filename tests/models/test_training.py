@@ -88,6 +88,13 @@ def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "a whole run of the recipe reaches 0.93" in shown
 
 
+def test_verb_shows_some_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "digits-mlp", "--quick", "--epochs", "41", "-o", str(tmp_path / "net.safetensors")) == 0
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    epochs = [int(word) for word in rows if word.isdigit()]
+    assert epochs == list(range(2, 42, 3))
+
+
 def test_verb_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", "--list") == 0
     shown = capsys.readouterr().out
