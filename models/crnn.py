@@ -90,5 +90,5 @@ RECIPE = Recipe(
     network=CRNN, load=_task, data="rendered text lines",
     loss=reading_loss, optimizer=adamw(4e-3), schedule=one_cycle(),
     metric="character error", metrics=_metrics, expected=0.05, mode="min",
-    epochs=10, quick_epochs=5, batch_size=64, minutes=12, clip_norm=5.0,
+    epochs=10, quick_epochs=5, batch_size=64, minutes=6, clip_norm=5.0,
 )  # fmt: skip

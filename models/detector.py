@@ -126,5 +126,5 @@ RECIPE = Recipe(
     network=Detector, load=_task, data="digits on canvases",
     loss=detection_loss, optimizer=adamw(5e-3), schedule=one_cycle(),
     metric="mAP", metrics=_metrics, expected=0.80,
-    epochs=12, quick_epochs=10, batch_size=32, minutes=6, clip_norm=10.0,
+    epochs=12, quick_epochs=10, batch_size=32, minutes=4, clip_norm=10.0,
 )  # fmt: skip

@@ -65,14 +65,14 @@ CNN_RECIPE = Recipe(
     network=DigitsCNN, load=_task, data="bundled digits",
     loss=classify(label_smoothing=0.05), optimizer=sgd(0.1), schedule=one_cycle(),
     metric="accuracy", metrics=accuracy_metric, expected=0.97,
-    epochs=30, quick_epochs=3, batch_size=64, minutes=0.5,
+    epochs=30, quick_epochs=3, batch_size=64, minutes=0.2,
 )  # fmt: skip
 
 MLP_RECIPE = Recipe(
     network=DigitsMLP, load=_task, data="bundled digits",
     loss=classify(label_smoothing=0.05), optimizer=sgd(0.1), schedule=one_cycle(),
     metric="accuracy", metrics=accuracy_metric, expected=0.93,
-    epochs=60, quick_epochs=10, batch_size=32, minutes=0.2,
+    epochs=60, quick_epochs=10, batch_size=32, minutes=0.1,
 )  # fmt: skip
 
 

@@ -73,12 +73,12 @@ LENET_RECIPE = Recipe(
     network=LeNet, load=_task, data="Fashion-MNIST",
     loss=classify(), optimizer=sgd(0.05), schedule=one_cycle(),
     metric="accuracy", metrics=accuracy, expected=0.895,
-    epochs=5, quick_epochs=4, batch_size=64, minutes=3,
+    epochs=5, quick_epochs=4, batch_size=64, minutes=2,
 )  # fmt: skip
 
 FASHION_CNN_RECIPE = Recipe(
     network=FashionCNN, load=_task, data="Fashion-MNIST",
     loss=classify(label_smoothing=0.05), optimizer=sgd(0.1), schedule=one_cycle(),
     metric="accuracy", metrics=accuracy, expected=0.91,
-    epochs=6, quick_epochs=4, batch_size=64, minutes=8,
+    epochs=8, quick_epochs=4, batch_size=64, minutes=6,
 )  # fmt: skip

@@ -133,12 +133,12 @@ MOBILENET_V1_RECIPE = Recipe(
     network=CifarMobileNetV1, load=cifar10_task, data="CIFAR-10",
     loss=classify(), optimizer=sgd(0.1, weight_decay=1e-4), schedule=one_cycle(),
     metric="accuracy", metrics=accuracy, expected=0.74,
-    epochs=12, quick_epochs=3, batch_size=64, minutes=60,
+    epochs=12, quick_epochs=3, batch_size=64, minutes=18,
 )  # fmt: skip
 
 MOBILENET_V2_RECIPE = Recipe(
     network=CifarMobileNetV2, load=cifar10_task, data="CIFAR-10",
     loss=classify(), optimizer=sgd(0.1, weight_decay=1e-4), schedule=one_cycle(),
     metric="accuracy", metrics=accuracy, expected=0.80,
-    epochs=12, quick_epochs=3, batch_size=64, minutes=150,
+    epochs=12, quick_epochs=3, batch_size=64, minutes=40,
 )  # fmt: skip

@@ -69,12 +69,12 @@ RESNET8_RECIPE = Recipe(
     network=ResNet8, load=cifar10_task, data="CIFAR-10",
     loss=classify(), optimizer=sgd(0.1, weight_decay=3e-4), schedule=one_cycle(),
     metric="accuracy", metrics=accuracy, expected=0.80,
-    epochs=12, quick_epochs=3, batch_size=32, minutes=30,
+    epochs=12, quick_epochs=3, batch_size=32, minutes=22,
 )  # fmt: skip
 
 RESNET20_RECIPE = Recipe(
     network=ResNet20, load=cifar10_task, data="CIFAR-10",
     loss=classify(), optimizer=sgd(0.2), schedule=one_cycle(),
     metric="accuracy", metrics=accuracy, expected=0.87,
-    epochs=12, quick_epochs=3, batch_size=64, minutes=150,
+    epochs=12, quick_epochs=3, batch_size=64, minutes=45,
 )  # fmt: skip

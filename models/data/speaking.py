@@ -67,17 +67,17 @@ class Speaking:
 
 
 def _spoken_faster(spectrum: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Time stretched by some 12 %, and moved by up to 6 frames."""
+    """Time stretched by some 18 %, and moved by up to 6 frames."""
     n, frames, _ = spectrum.shape
     middle = (frames - 1) / 2
-    factor, shift = np.exp(0.12 * random.standard_normal((n, 1))), random.uniform(-6, 6, (n, 1))
+    factor, shift = np.exp(0.18 * random.standard_normal((n, 1))), random.uniform(-6, 6, (n, 1))
     return _resampled(spectrum, (np.arange(frames) - middle) * factor + middle + shift)
 
 
 def _other_voice(spectrum: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Frequencies scaled by some 6 %, as by another length of the throat. Source: Jaitly and Hinton 2013."""
+    """Frequencies scaled by some 10 %, as by another length of the throat. Source: Jaitly and Hinton 2013."""
     n = len(spectrum)
-    places = _MIDDLES * np.exp(0.06 * random.standard_normal((n, 1))) - 0.5
+    places = _MIDDLES * np.exp(0.1 * random.standard_normal((n, 1))) - 0.5
     return _resampled(spectrum.transpose(0, 2, 1), places).transpose(0, 2, 1)
 
 
