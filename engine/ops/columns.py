@@ -19,7 +19,7 @@ import numpy as np
 
 from edgec.engine.arrays import Array
 from edgec.engine.ops.memory import BLOCK_BYTES, images, new_images, scratch
-from edgec.engine.ops.products import product_into, product_of_rows
+from edgec.engine.ops.products import products_into, sum_of_products_of_rows
 from edgec.engine.ops.windows import Window
 
 __all__ = ["correlate", "gradients"]
@@ -82,14 +82,14 @@ class Columns:
                     index: Index = (..., beside, *rest)
                     column[index] = 0
 
-    def of(self, x: Array) -> Iterator[tuple[Array, slice]]:
-        """The matrices one by one, each with its place in the flat output. Shape: x (channels, *spatial, batch)."""
+    def of(self, x: Array) -> Iterator[list[tuple[Array, slice]]]:
+        """The matrices of each block, with their places in the flat output. Shape: x (channels, *spatial, batch)."""
         for start, stop in self.blocks():
             if self.shares:
-                yield from self._shared(x, start, stop)
+                yield self._shared(x, start, stop)
             else:
                 self._fill(x, start, stop)
-                yield self.matrix(start, stop), slice(start * self.row_size, stop * self.row_size)
+                yield [(self.matrix(start, stop), slice(start * self.row_size, stop * self.row_size))]
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         outputs = self.window.output_shape[0]
@@ -100,7 +100,7 @@ class Columns:
         """The block of these output rows, with what is in it."""
         return self._buffer[:, : (stop - start) * self.row_size]
 
-    def _shared(self, x: Array, start: int, stop: int) -> Iterator[tuple[Array, slice]]:
+    def _shared(self, x: Array, start: int, stop: int) -> list[tuple[Array, slice]]:
         stride, reach = self.window.strides[0], self.window.kernel[0]
         first = start * stride - self.window.begins[0]
         end = (stop - 1) * stride - self.window.begins[0] + reach
@@ -114,12 +114,11 @@ class Columns:
         by_row = x.swapaxes(0, 1)[low:high]
         for tap, outputs, inputs in self._inner[: math.prod(inner)]:
             shaped[(slice(low - first, high - first), *tap[1:], slice(None), *outputs)] = by_row[:, :, *inputs]
-        for row in range(start, stop):
-            at = (row - start) * stride * height
-            yield (
-                self._buffer[at : at + self.height, : self.row_size],
-                slice(row * self.row_size, (row + 1) * self.row_size),
-            )
+        size, step = self.row_size, stride * height
+        return [
+            (self._buffer[at : at + self.height, :size], slice(row * size, (row + 1) * size))
+            for row, at in zip(range(start, stop), range(0, (stop - start) * step, step), strict=True)
+        ]
 
     def _shared_view(self) -> Array:
         matrix = self._buffer[:, : self.row_size]
@@ -177,10 +176,10 @@ def _as_matrix(w: Array) -> Array:
 def _correlate(image: Array, weights: Array, output: Array, window: Window) -> None:
     flat = output.reshape(len(output), -1)
     if window.is_pointwise:
-        product_into(weights, image.reshape(len(image), -1), flat)
+        products_into(weights, [(image.reshape(len(image), -1), flat)])
         return
-    for matrix, place in Columns(window, len(image), image.shape[-1], image.dtype).of(image):
-        product_into(weights, matrix, flat[:, place])
+    for block in Columns(window, len(image), image.shape[-1], image.dtype).of(image):
+        products_into(weights, [(matrix, flat[:, place]) for matrix, place in block])
 
 
 def gradients(
@@ -230,10 +229,10 @@ def _by_flipping(
     flat = d_image.reshape(len(d_image), -1)
     met = image.reshape(flat.shape) if image is not None else None
     total: Array | None = None
-    for matrix, place in Columns(back, len(d_output), d_output.shape[-1], d_output.dtype).of(d_output):
-        product_into(weights, matrix, flat[:, place])
+    for block in Columns(back, len(d_output), d_output.shape[-1], d_output.dtype).of(d_output):
+        products_into(weights, [(matrix, flat[:, place]) for matrix, place in block])
         if met is not None:
-            total = _add_product(total, matrix, met[:, place])
+            total = _add_products(total, [(matrix, met[:, place]) for matrix, place in block])
     if d_kernel is not None and total is not None:  # (flipped kernel * m, c)
         shaped = total.reshape(*window.kernel, len(d_output), -1)
         d_kernel += np.moveaxis(np.flip(shaped, tuple(range(len(spatial)))), (-2, -1), (0, 1))
@@ -247,25 +246,25 @@ def _by_columns(
     if image is not None and d_kernel is not None:
         total: Array | None = None
         if window.is_pointwise:
-            total = product_of_rows(image.reshape(len(image), -1), flat)
+            total = sum_of_products_of_rows([(image.reshape(len(image), -1), flat)])
         else:
-            for matrix, place in Columns(window, len(image), image.shape[-1], image.dtype).of(image):
-                total = _add_product(total, matrix, flat[:, place])
+            for block in Columns(window, len(image), image.shape[-1], image.dtype).of(image):
+                total = _add_products(total, [(matrix, flat[:, place]) for matrix, place in block])
         if total is not None:  # (kernel * c, m)
             d_kernel += np.moveaxis(total.reshape(*window.kernel, -1, len(d_output)), (-1, -2), (0, 1))
     if w is None or d_image is None:
         return
     weights = _as_matrix(w).T
     if window.is_pointwise:
-        product_into(weights, flat, d_image.reshape(len(d_image), -1))
+        products_into(weights, [(flat, d_image.reshape(len(d_image), -1))])
         return
     columns = Columns(window, len(d_image), d_output.shape[-1], d_output.dtype, keeps_rows=False)
     for start, stop in columns.blocks():
         place = slice(start * columns.row_size, stop * columns.row_size)
-        product_into(weights, flat[:, place], columns.matrix(start, stop))
+        products_into(weights, [(flat[:, place], columns.matrix(start, stop))])
         columns.add_back(d_image, start, stop)
 
 
-def _add_product(total: Array | None, a: Array, b: Array) -> Array:
-    product = product_of_rows(a, b)
+def _add_products(total: Array | None, pairs: list[tuple[Array, Array]]) -> Array:
+    product = sum_of_products_of_rows(pairs)
     return product if total is None else np.add(total, product, out=total)

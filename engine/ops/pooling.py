@@ -11,6 +11,7 @@ import numpy as np
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array, is_float
 from edgec.engine.modes import is_first_order
+from edgec.engine.ops.memory import ordered_like
 from edgec.engine.ops.windows import Window, resolve_window
 from edgec.engine.registry import Gradients, Sample, apply, primitive
 from edgec.engine.samples import distinct, normal
@@ -101,19 +102,16 @@ def _max_window(call: Node, shape: tuple[int, ...]) -> Window:
 def _max_pool_gradient(x: Array, y: Array, dy: Array, window: Window) -> Array:
     """Give each window's gradient to the first of its taps that holds the maximum."""
     dx = np.zeros_like(x, dtype=dy.dtype)  # x may be quantized steps
-    # Where the winner has not been met yet.
-    is_open = np.ones_like(y, bool)
+    left = ordered_like(dy, y).copy(order="K")  # what no tap has been given yet
     for _, outputs, inputs in window.meetings():
         places: tuple[Any, ...] = (..., *outputs)
         met: tuple[Any, ...] = (..., *inputs)
-        waiting = is_open[places]
-        wins = x[met] == y[places]
-        wins &= waiting
-        waiting ^= wins
+        given = left[places] * (x[met] == y[places])
+        left[places] -= given
         if window.is_disjoint:
-            np.multiply(dy[places], wins, out=dx[met])
+            dx[met] = given
         else:
-            dx[met] += dy[places] * wins
+            dx[met] += given
     return dx
 
 

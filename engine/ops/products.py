@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from edgec.engine.arrays import Array, is_float
@@ -21,29 +23,39 @@ _UNPACKED_PRODUCTS = 100**3
 # With both operands contiguous along the sum there is a limit on the result, too.
 _UNPACKED_RESULT = 1200
 _SHORTEST_PIECE = 64
+_FEWEST_ROWS = 32
 
 
-def product_into(a: Array, b: Array, out: Array) -> None:
-    """Write `a @ b`. Shape: a (m, k) with few rows, b (k, q) with many columns."""
-    columns = b.shape[1]
+def products_into(a: Array, pairs: Sequence[tuple[Array, Array]]) -> None:
+    """Write `a @ b` to `out` for each pair (b, out).
+
+    All pairs are met a piece of their columns at a time, so that what they have in common stays in the cache.
+
+    Shape: a (m, k) with few rows, b (k, q) with many columns, the same for all; out (m, q).
+    """
+    columns = pairs[0][0].shape[1]
     fitting = _UNPACKED_PRODUCTS // max(a.size, 1)
-    if fitting >= columns or fitting < _SHORTEST_PIECE:
-        np.matmul(a, b, out=out)
-        return
-    step = -(-columns // -(-columns // fitting))
-    step = min(-(-step // 16), fitting // 16) * 16  # whole vectors
-    for start in range(0, columns, step):
-        np.matmul(a, b[:, start : start + step], out=out[:, start : start + step])
+    step = columns
+    if _SHORTEST_PIECE <= fitting < columns:
+        step = -(-columns // -(-columns // fitting))
+        step = min(-(-step // 16), fitting // 16) * 16  # whole vectors
+    for start in range(0, columns, max(step, 1)):
+        for b, out in pairs:
+            np.matmul(a, b[:, start : start + step], out=out[:, start : start + step])
 
 
-def product_of_rows(a: Array, b: Array) -> Array:
-    """The products of the rows, ``a @ b.T``. Shape: a (k, q), b (m, q) with few rows; result (k, m)."""
-    rows, length = b.shape
+def sum_of_products_of_rows(pairs: Sequence[tuple[Array, Array]]) -> Array:
+    """The sum of ``a @ b.T`` over the pairs (a, b). Shape: a (k, q), b (m, q) with few rows; result (k, m)."""
+    a, b = pairs[0]
+    height, (rows, length) = len(a), b.shape
     step = min(_UNPACKED_RESULT, _UNPACKED_PRODUCTS // max(length, 1)) // max(rows, 1)
-    if step >= len(a) or step < 32:
-        return np.asarray(np.matmul(a, b.T))
-    step = -(-len(a) // -(-len(a) // step))
-    made = np.empty((len(a), rows), a.dtype)
-    for start in range(0, len(a), step):
-        np.matmul(a[start : start + step], b.T, out=made[start : start + step])
-    return made
+    step = height if step < _FEWEST_ROWS else -(-height // -(-height // step))
+    total = np.empty((height, rows), a.dtype)
+    for start in range(0, height, max(step, 1)):
+        part = total[start : start + step]
+        for number, (left, right) in enumerate(pairs):
+            if number:
+                part += np.matmul(left[start : start + step], right.T)
+            else:
+                np.matmul(left[start : start + step], right.T, out=part)
+    return total
