@@ -11,6 +11,8 @@ have been taken from.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -67,7 +69,7 @@ class Columns:
             width = self.rows * self.row_size
             shape = (self.height, -(-width // skew) * skew + skew)
         self._buffer = scratch("columns", shape, dtype)
-        self._inner = [_inner(window, tap) for tap, _ in window.taps()]
+        self._inner = _inner(window)
         self._clear_sides()
 
     def _clear_sides(self) -> None:
@@ -148,10 +150,14 @@ class Columns:
         return self.matrix(start, stop).reshape(*self.window.kernel, self.channels, stop - start, *self.row_shape)
 
 
-def _inner(window: Window, tap: tuple[int, ...]) -> tuple[tuple[int, ...], Index, Index]:
-    """The tap, and the outputs and inputs that meet at it along all axes but the first."""
-    met = [window.met(axis, tap[axis], 0, window.output_shape[axis]) for axis in range(1, len(tap))]
-    return tap, tuple(slice(low, high) for low, high, _ in met), tuple(inputs for *_, inputs in met)
+@functools.lru_cache(maxsize=256)
+def _inner(window: Window) -> list[tuple[tuple[int, ...], Index, Index]]:
+    """For each tap: its position, and the outputs and inputs that meet at it along all axes but the first."""
+    inner = []
+    for tap in itertools.product(*map(range, window.kernel)):
+        met = [window.met(axis, tap[axis], 0, window.output_shape[axis]) for axis in range(1, len(tap))]
+        inner.append((tap, tuple(slice(low, high) for low, high, _ in met), tuple(inputs for *_, inputs in met)))
+    return inner
 
 
 def correlate(x: Array, w: Array, window: Window, group: int) -> Array:

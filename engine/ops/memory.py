@@ -8,6 +8,7 @@ it (NumPy's elementwise functions keep the order of their inputs) goes on in tha
 
 from __future__ import annotations
 
+import functools
 import threading
 
 import numpy as np
@@ -89,7 +90,12 @@ def scratch(name: str, shape: tuple[int, int], dtype: np.dtype[np.generic]) -> A
 
 def sum_rows(rows: Array) -> Array:
     """The sum of each row, by BLAS, whose loop is some times wider than that of NumPy's sum."""
-    return np.asarray(np.matmul(rows, np.ones(rows.shape[1], rows.dtype)))
+    return np.asarray(np.matmul(rows, _ones(rows.shape[1], rows.dtype)))
+
+
+@functools.lru_cache(maxsize=16)
+def _ones(length: int, dtype: np.dtype[np.generic]) -> Array:
+    return np.ones(length, dtype)
 
 
 def sum_per_channel(x: Array) -> Array:
