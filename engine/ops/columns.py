@@ -58,7 +58,7 @@ class Columns:
         if self.shares:
             width = -(-self.row_size // skew) * skew + skew
             row_bytes = channels * taps // reach * width * dtype.itemsize
-            rows = max(reach, (2 * BLOCK_BYTES // row_bytes - reach) // stride + 1)
+            rows = max(reach, (4 * BLOCK_BYTES // row_bytes - reach) // stride + 1)
         else:
             rows = max(1, BLOCK_BYTES // max(self.height * self.row_size * dtype.itemsize, 1))
         self.rows = -(-outputs // -(-outputs // rows))
