@@ -75,7 +75,7 @@ def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profil
 
     def runner_executable() -> None:
         embedded = _embedded_params(build / "params.bin", params, runtime, runner_target) if params else []
-        flags = ["-target", runner_target, *_FLAGS, "-static", "-s"]
+        flags = ["-target", runner_target, *_FLAGS, "-s", *(["-static"] if "musl" in runner_target else [])]
         sources = map(str, [source, *core, *runner_only])
         _zig(["cc", *flags, *include, *sources, *embedded, *kernels, "-lm", "-lpthread", "-o", str(runner)])
 

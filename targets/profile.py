@@ -97,6 +97,13 @@ _LINK_TARGETS = {
     "x86_64": {"library": "x86_64-linux-gnu.2.27", "runner": "x86_64-linux-musl"},
     "aarch64": {"library": "aarch64-linux-gnu.2.27", "runner": "aarch64-linux-musl"},
 }
+
+
+def _native_link_targets(arch: str) -> dict[str, str]:
+    """The runner of this machine uses its C library: zig would need a minute to build another one, once."""
+    return dict.fromkeys(("library", "runner"), _LINK_TARGETS[arch]["library"])
+
+
 _TRIPLES = {"x86_64": "x86_64-unknown-linux-gnu", "aarch64": "aarch64-unknown-linux-gnu"}
 
 
@@ -181,7 +188,7 @@ def _native() -> Profile:
         llvm_attributes=(*attributes, *(a for a in isa.llvm_attributes if a.startswith("-prefer"))),
         instruction_set=isa,
         required_features=(*isa.required, *(name for name in OPTIONAL_FEATURES if name in present)),
-        link_targets=_LINK_TARGETS[arch],
+        link_targets=_native_link_targets(arch),
         qemu_cpu="max",
     )
 

@@ -30,7 +30,7 @@ def test_the_figures_fit_together(native: Path, tmp_path: Path) -> None:
     assert sum(report.latencies_ms) >= 50 / 2  # the clock itself takes its share of inferences of a microsecond
     assert report.first_inference_ms > 0
     assert report.load_ms > 0
-    # A static runner of half a megabyte, and not the Python process that started it.
+    # A runner of some hundred kilobytes, and not the Python process that started it.
     assert 0.1 < report.peak_rss_mib < 20
     assert (report.threads, len(report.cpus)) == (2, 2)
     assert set(report.cpus) <= set(range(os.cpu_count() or 1))
