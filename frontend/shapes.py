@@ -19,7 +19,8 @@ _EXAMPLE_BATCH, _EXAMPLE_SIZE = 1, 224
 def bind_input_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], where: str) -> None:
     """Write ``shapes`` into the graph inputs of ``proto``, in place.
 
-    A symbolic name bound in one input holds for the other inputs that use it.
+    A symbolic name bound in one input holds for the other inputs that use it. A size of 0 or below, which some
+    exporters write (Paddle's: -1), is an open dimension without a name.
 
     Raises:
         EdgecError: An unknown input, a wrong rank, a contradiction with a fixed dimension, a dimension below 1,
@@ -27,6 +28,8 @@ def bind_input_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]
     """
     constants = {tensor.name for tensor in proto.graph.initializer}
     inputs = {value.name: value for value in proto.graph.input if value.name not in constants}
+    for value in inputs.values():
+        _forget_placeholders(value)
     listing = "the model's inputs: " + (", ".join(_describe(value) for value in inputs.values()) or "none")
     for name in shapes:
         if name not in inputs:
@@ -52,6 +55,8 @@ def infer_shapes(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
         EdgecError: The shapes contradict each other, as with an input shape the model cannot take.
     """
     declared = {value.name: onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in proto.graph.output}
+    for value in declared.values():
+        _forget_placeholders(value)
     del proto.graph.value_info[:]
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")
@@ -68,6 +73,12 @@ def infer_shapes(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     for value in inferred.graph.output:
         _restore_declared(value, declared[value.name])
     return inferred
+
+
+def _forget_placeholders(value: onnx.ValueInfoProto) -> None:
+    for dim in value.type.tensor_type.shape.dim:
+        if dim.HasField("dim_value") and dim.dim_value <= 0:
+            dim.ClearField("dim_value")
 
 
 def _bind_one(

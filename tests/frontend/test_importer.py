@@ -83,6 +83,20 @@ def test_shapes_that_do_not_fit(shapes, text):
     assert text in str(caught.value)
 
 
+def test_a_size_of_minus_one_or_zero_is_an_open_dimension():
+    """As Paddle's exporter writes it; these have no name that would tie them to each other."""
+    proto = dynamic()
+    (first, *_), (second, *_) = (value.type.tensor_type.shape.dim for value in proto.graph.input)
+    first.dim_value, second.dim_value = -1, 0
+    for value in proto.graph.output:
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    model = import_model(proto, input_shapes={"x": (2, 3, 8, 9), "y": (5, 4)})
+    assert [tuple(value.shape) for value in model.graph.inputs] == [(2, 3, 8, 9), (5, 4)]
+    assert [tuple(value.shape) for value in model.graph.outputs] == [(2, 3), (5, 4)]
+    with pytest.raises(EdgecError, match=r"input 'y' leaves dimension 0 \('\?'\) open"):
+        import_model(proto, input_shapes={"x": (2, 3, 8, 9)})
+
+
 def test_batch_of_super_resolution_is_not_guessed(data_dir):
     with pytest.raises(EdgecError, match=r"input 'input' leaves dimension 0 \('batch_size'\) open"):
         import_model(data_dir / "models/superres10/super_resolution_10.onnx")
