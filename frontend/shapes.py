@@ -19,8 +19,8 @@ _EXAMPLE_BATCH, _EXAMPLE_SIZE = 1, 224
 def bind_input_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], where: str) -> None:
     """Write ``shapes`` into the graph inputs of ``proto``, in place.
 
-    A symbolic name bound in one input holds for the other inputs that use it. A size of 0 or below, which some
-    exporters write (Paddle's: -1), is an open dimension without a name.
+    A symbolic name bound in one input holds for the other inputs that use it. Sizes of 0 or below and the name "?"
+    (Paddle's exporter writes both) stand for open dimensions that have nothing in common.
 
     Raises:
         EdgecError: An unknown input, a wrong rank, a contradiction with a fixed dimension, a dimension below 1,
@@ -77,8 +77,8 @@ def infer_shapes(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
 
 def _forget_placeholders(value: onnx.ValueInfoProto) -> None:
     for dim in value.type.tensor_type.shape.dim:
-        if dim.HasField("dim_value") and dim.dim_value <= 0:
-            dim.ClearField("dim_value")
+        if dim.dim_param == "?" or (dim.HasField("dim_value") and dim.dim_value <= 0):
+            dim.ClearField("value")
 
 
 def _bind_one(

@@ -83,11 +83,13 @@ def test_shapes_that_do_not_fit(shapes, text):
     assert text in str(caught.value)
 
 
-def test_a_size_of_minus_one_or_zero_is_an_open_dimension():
+def test_placeholders_are_open_dimensions():
     """As Paddle's exporter writes it; these have no name that would tie them to each other."""
     proto = dynamic()
     (first, *_), (second, *_) = (value.type.tensor_type.shape.dim for value in proto.graph.input)
     first.dim_value, second.dim_value = -1, 0
+    for dim in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_param = "?"
     for value in proto.graph.output:
         value.type.tensor_type.shape.dim[0].dim_value = -1
     model = import_model(proto, input_shapes={"x": (2, 3, 8, 9), "y": (5, 4)})
