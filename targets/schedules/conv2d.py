@@ -14,6 +14,7 @@ from tvm.s_tir.schedule import SBlockRV
 from tvm.tirx import IndexMap
 
 from edgec.targets.profile import Profile
+from edgec.targets.schedules.choice import Choice, Chooser, Site, workload
 from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilogue, parallelize
 
 __all__ = ["choose_tile", "schedule"]
@@ -23,7 +24,7 @@ MAX_UNROLLED_TAPS = 9
 """Kernels of at most so many taps are unrolled whole, larger ones along their columns."""
 
 
-def schedule(sch: Schedule, profile: Profile) -> bool:
+def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     """Schedule a kernel whose main block is annotated ``conv2d``, ``depthwise`` or ``pointwise`` (1×1, stride 1).
 
     The result has the axes (n, o, y, x, c). Padding is inlined: at the border its conditions are constants, once the
@@ -34,14 +35,21 @@ def schedule(sch: Schedule, profile: Profile) -> bool:
         return False
     for block in blocks.all[: blocks.main_index]:
         sch.compute_inline(block)
+    described = workload(sch, blocks)
     conv, last = blocks.main, inline_epilogue(sch, blocks)
     reduction = bound_extents(sch, conv)[5:]
     taps = [axis.var.name.removeprefix("v_") in ("ky", "kx") for axis in sch.get(conv).iter_vars[5:]]
     if blocks.family == "pointwise":
         _join_rows(sch, conv, last)
     extents = bound_extents(sch, last)
+    tap_extents = [extent for extent, is_tap in zip(reduction, taps, strict=True) if is_tap]
     mixed_blocks = 1 if blocks.family == "depthwise" else extents[1]
-    columns, channel_blocks = choose_tile(extents[-2], mixed_blocks, profile.instruction_set.vector_registers)
+    registers = profile.instruction_set.vector_registers
+    default = default_tile(extents[-2], mixed_blocks, registers, tap_extents)
+    choice = choose(
+        Site.of(blocks.family, described, default, candidates(extents[-2], mixed_blocks, registers, tap_extents))
+    )
+    columns, channel_blocks = choice["columns"], choice["blocks"]
     n, o, *rows, x, c = sch.get_loops(last)
     o_outer, o_inner = sch.split(o, [None, channel_blocks])
     x_outer, x_inner = sch.split(x, [None, columns])
@@ -57,9 +65,8 @@ def schedule(sch: Schedule, profile: Profile) -> bool:
     sch.reorder(*reduced, *spatial)
     sch.vectorize(spatial[-1])
     tap_loops = [loop for loop, is_tap in zip(reduced, taps, strict=True) if is_tap]
-    if math.prod(int(sch.get(loop).extent) for loop in tap_loops) > MAX_UNROLLED_TAPS:
-        tap_loops = tap_loops[-1:]
-    for loop in (*tap_loops, *spatial[:-1]):
+    unrolled = tap_loops[len(tap_loops) - choice["unrolled_axes"] :]
+    for loop in (*unrolled, *spatial[:-1]):
         sch.unroll(loop)
     sch.decompose_reduction(conv, reduced[0])
     return True
@@ -73,6 +80,25 @@ def _join_rows(sch: Schedule, conv: SBlockRV, last: SBlockRV) -> None:
         axes = len(sch.get(block).iter_vars)
         joined = IndexMap.from_func(lambda n, o, y, x, *rest: [n, o, y * width + x, *rest], ndim=axes)
         sch.transform_block_layout(block, joined)
+
+
+def default_tile(width: int, channel_blocks: int, registers: int, taps: list[int]) -> Choice:
+    """The cost model's tile, and how many axes of the kernel window are unrolled, from its columns outwards."""
+    columns, blocks = choose_tile(width, channel_blocks, registers)
+    unrolled_axes = len(taps) if math.prod(taps) <= MAX_UNROLLED_TAPS else 1
+    return {"columns": columns, "blocks": blocks, "unrolled_axes": unrolled_axes}
+
+
+def candidates(width: int, channel_blocks: int, registers: int, taps: list[int]) -> list[Choice]:
+    """The choices worth measuring: tiles that leave two registers for operands, with each axis unrolled or not."""
+    unrolled = [n for n in range(len(taps) + 1) if math.prod(taps[len(taps) - n :]) <= 4 * MAX_UNROLLED_TAPS]
+    return [
+        {"columns": columns, "blocks": blocks, "unrolled_axes": unrolled_axes}
+        for blocks in range(1, min(channel_blocks, 8) + 1)
+        for columns in range(1, min(width, registers) + 1)
+        for unrolled_axes in unrolled
+        if channel_blocks % blocks == 0 and 4 <= columns * blocks <= registers - 2
+    ]
 
 
 def choose_tile(width: int, channel_blocks: int, registers: int) -> tuple[int, int]:

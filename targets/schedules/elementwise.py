@@ -5,12 +5,13 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from edgec.targets.profile import Profile
+from edgec.targets.schedules.choice import Chooser
 from edgec.targets.schedules.kernel import analyse, bound_extents, parallelize, vector_lanes
 
 __all__ = ["schedule"]
 
 
-def schedule(sch: Schedule, profile: Profile) -> bool:
+def schedule(sch: Schedule, profile: Profile, _choose: Chooser) -> bool:
     """Schedule a kernel whose blocks are all element-wise or rearrangements."""
     blocks = analyse(sch)
     if blocks.main is not None:

@@ -8,18 +8,20 @@ from __future__ import annotations
 from tvm.s_tir import Schedule
 
 from edgec.targets.profile import Profile
+from edgec.targets.schedules.choice import Choice, Chooser, Site, workload
 from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilogue, parallelize, vector_lanes
 
 __all__ = ["choose_tile", "schedule"]
 
 
-def schedule(sch: Schedule, profile: Profile) -> bool:
+def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     """Schedule a kernel whose main block is annotated ``matmul``."""
     blocks = analyse(sch)
     if blocks.family != "matmul":
         return False
     for block in blocks.all[: blocks.main_index]:
         sch.compute_inline(block)
+    described = workload(sch, blocks)
     product, last = blocks.main, inline_epilogue(sch, blocks)
     extents = bound_extents(sch, last)
     reduction = bound_extents(sch, product)[len(extents) :]
@@ -28,7 +30,11 @@ def schedule(sch: Schedule, profile: Profile) -> bool:
     m = loops[-2] if len(loops) > 1 else None
     rows_total = extents[-2] if m is not None else 1
     lanes = min(vector_lanes(sch, last, profile), extents[-1])
-    rows, vectors = choose_tile(rows_total, -(-extents[-1] // lanes), profile.instruction_set.vector_registers)
+    vectors_total, registers = -(-extents[-1] // lanes), profile.instruction_set.vector_registers
+    rows, vectors = choose_tile(rows_total, vectors_total, registers)
+    default = {"rows": rows, "vectors": vectors}
+    choice = choose(Site.of("matmul", described, default, candidates(rows_total, vectors_total, registers)))
+    rows, vectors = choice["rows"], choice["vectors"]
     n_outer, n_vectors, n_lanes = sch.split(n, [None, vectors, lanes])
     if m is None:
         order, anchor = [n_outer, n_vectors, n_lanes], n_outer
@@ -59,6 +65,16 @@ def _tile_product(sch: Schedule, product: object, spatial: list[object], reduced
     for loop in (*spatial[:-1], vectors):
         sch.unroll(loop)
     sch.decompose_reduction(product, reduced[0])
+
+
+def candidates(rows: int, vectors: int, registers: int) -> list[Choice]:
+    """The register tiles worth measuring: those that leave two registers for operands."""
+    return [
+        {"rows": tile_rows, "vectors": tile_vectors}
+        for tile_vectors in (1, 2, 3, 4, 6, 8)
+        for tile_rows in range(1, min(rows, registers) + 1)
+        if tile_vectors <= vectors and 4 <= tile_rows * tile_vectors <= registers - 2
+    ]
 
 
 def choose_tile(rows: int, vectors: int, registers: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import SBlockRV
 
 from edgec.targets.profile import Profile
+from edgec.targets.schedules.choice import Chooser
 from edgec.targets.schedules.kernel import analyse, parallelize, vector_lanes
 
 __all__ = ["schedule"]
@@ -18,7 +19,7 @@ SPATIAL = 0
 """IterVar.iter_type of an axis that is not reduced."""
 
 
-def schedule(sch: Schedule, profile: Profile) -> bool:
+def schedule(sch: Schedule, profile: Profile, _choose: Chooser) -> bool:
     """Schedule any kernel; the last rule of the list."""
     blocks = analyse(sch)
     for block in _inline_rearrangements(sch, blocks.all):
