@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from edgec.passes import PassReport
     from edgec.targets.lowering import Plan
     from edgec.targets.profile import Profile
+    from edgec.targets.tuning import Records
 
-__all__ = ["PHASES", "artifact_name", "compile"]
+__all__ = ["PHASES", "artifact_name", "compile", "plan_model", "target_row"]
 
 
 @dataclass
@@ -45,12 +46,15 @@ class Compilation:
     folder: tempfile.TemporaryDirectory[str]
     dump: Dump
     progress: Progress
+    records: Records
     imported: ir.Model = field(init=False)
     simplified: ir.Model = field(init=False)
     reports: tuple[PassReport, ...] = ()
     module: tvm.IRModule = field(init=False)
     plan: Plan = field(init=False)
     objects: list[Path] = field(default_factory=list)
+    tuned: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     driver: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -143,6 +147,7 @@ def build_kernels(c: Compilation) -> None:
     from edgec.targets.driver import kernel_symbol
     from edgec.targets.kernel_object import build_kernel
     from edgec.targets.schedules import schedule_kernel
+    from edgec.targets.tuning import Recorded, cpu_key
 
     folder = c.subfolder("objects")
     used = {call.kernel for call in c.plan.calls}
@@ -152,7 +157,12 @@ def build_kernels(c: Compilation) -> None:
     def build(name: str) -> Path:
         nonlocal done
         path = folder / f"{name}.o"
-        scheduled = schedule_kernel(kernels[name], c.profile)
+        recorded = Recorded(c.records, cpu_key(c.profile))
+        scheduled = schedule_kernel(kernels[name], c.profile, recorded)
+        if recorded.record is not None:
+            c.tuned.append(name)
+        if recorded.note:
+            c.notes.append(recorded.note)
         build_kernel(scheduled, kernel_symbol(c.name, name), c.profile).write_to_file(str(path), "o")
         done += 1
         c.progress("build kernels", done, len(kernels))
@@ -226,6 +236,7 @@ def compile(
     inputs: InputSpec | None = None,
     name: str | None = None,
     dump_ir: str | os.PathLike[str] | None = None,
+    records: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
 ) -> Bundle:
     """Compile a model for a target.
@@ -237,6 +248,7 @@ def compile(
         inputs: Shapes by input name, for symbolic dimensions and for engine modules (example arrays work too).
         name: Name of the artifact; by default that of the file or module.
         dump_ir: Folder to write the model to after every phase.
+        records: File of tuning records that win over the user's own and the package's; see :func:`edgec.tune`.
         progress: Called as the work goes on.
 
     Returns:
@@ -253,17 +265,22 @@ def compile(
     """
     _require_toolchain()
     from edgec.targets.profile import load_profile
+    from edgec.targets.tuning import find_records
 
+    profile = load_profile(target)
+    found = find_records(profile, Path(records) if records is not None else None)
     folder = tempfile.TemporaryDirectory(prefix="edgec-")
     try:
         c = Compilation(
             source=model,
             inputs=inputs,
             name=artifact_name(model, name),
-            profile=load_profile(target),
+            profile=profile,
             folder=folder,
             dump=Dump(Path(dump_ir) if dump_ir is not None else None),
             progress=progress,
+            records=found,
+            notes=list(found.notes),
         )
         for index, (title, phase) in enumerate(PHASES):
             progress(title, 0, 0)
@@ -282,6 +299,25 @@ def compile(
     except BaseException:
         folder.cleanup()
         raise
+
+
+def plan_model(
+    model: ModelSource, target: str, inputs: InputSpec | None, name: str, progress: Progress = silent
+) -> tuple[Plan, Profile]:
+    """The plan that compiling would make kernels for, and the target's profile."""
+    _require_toolchain()
+    from edgec.targets.profile import load_profile
+    from edgec.targets.tuning import Records
+
+    folder = tempfile.TemporaryDirectory(prefix="edgec-")
+    with folder:
+        c = Compilation(model, inputs, name, load_profile(target), folder, Dump(None), progress, Records())
+        for title, phase in PHASES:
+            if phase is build_kernels:
+                break
+            progress(title, 0, 0)
+            phase(c)
+    return c.plan, c.profile
 
 
 def artifact_name(model: ModelSource, name: str | None = None) -> str:
@@ -310,23 +346,12 @@ def _bundle(c: Compilation) -> Bundle:
         "steps": len(c.plan.calls),
     }
     (c.subfolder("reports") / "compile.json").write_text(json.dumps(report, indent=2) + "\n")
-    profile = c.profile
     return seal(
         c.folder,
         {
             "name": c.name,
             "edgec": edgec.__version__,
-            "target": {
-                "name": profile.name,
-                "description": profile.description,
-                "arch": profile.arch,
-                "llvm_cpu": profile.llvm_cpu,
-                "instruction_set": profile.instruction_set.name,
-                "cpu_features_required": list(profile.required_features),
-                "link_targets": profile.link_targets,
-                "qemu_cpu": profile.qemu_cpu,
-                "big_cpus": list(profile.big_cpus),
-            },
+            "target": target_row(c.profile),
             "inputs": [_row(info) for info in _tensors(_graph_inputs(c.imported))],
             "outputs": [_row(info) for info in _tensors(c.imported.graph.outputs)],
             "recipe": {"precision": "float32"},
@@ -335,10 +360,26 @@ def _bundle(c: Compilation) -> Bundle:
                 "arena_bytes": c.plan.arena_size_bytes,
                 "arena_bound_bytes": c.plan.arena_bound_bytes,
             },
+            "tuning": {"kernels": sorted(c.tuned), "notes": sorted(set(c.notes))},
             "toolchain": _versions(),
         },
         {title: round(seconds, 3) for title, seconds in c.seconds.items()},
     )
+
+
+def target_row(profile: Profile) -> dict[str, object]:
+    """What a bundle's manifest says about its target."""
+    return {
+        "name": profile.name,
+        "description": profile.description,
+        "arch": profile.arch,
+        "llvm_cpu": profile.llvm_cpu,
+        "instruction_set": profile.instruction_set.name,
+        "cpu_features_required": list(profile.required_features),
+        "link_targets": profile.link_targets,
+        "qemu_cpu": profile.qemu_cpu,
+        "big_cpus": list(profile.big_cpus),
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from edgec.errors import EdgecError
 from edgec.targets.profile import Profile
 
-__all__ = ["Artifact", "link"]
+__all__ = ["Artifact", "link", "link_runner"]
 
 _FLAGS = ["-std=gnu11", "-O2", "-g0", "-fvisibility=hidden", "-fno-sanitize=all", "-Wall", "-Wextra", "-Werror"]
 
@@ -57,11 +57,9 @@ def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profil
     build.mkdir(exist_ok=True)
     source = build / "model.c"
     source.write_text(driver)
-    (build / "params.bin").write_bytes(params)
-    core = sorted(p for p in runtime.glob("*.c") if not p.name.startswith(("runner", "embedded_params")))
-    runner_only = sorted(runtime.glob("runner*.c"))
-    library_target, runner_target = profile.link_targets["library"], profile.link_targets["runner"]
-    library, runner = folder / f"lib{model}.so", folder / f"{model}_runner"
+    core = _runtime_sources(runtime)
+    library_target = profile.link_targets["library"]
+    library, executable = folder / f"lib{model}.so", folder / f"{model}_runner"
     static = folder / f"lib{model}.a"
     include = ["-I", str(runtime)]
     kernels = [str(path) for path in objects]
@@ -73,12 +71,6 @@ def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profil
         flags.append(f"-Wl,--version-script={exports}")
         _zig(["cc", *flags, *include, *map(str, [source, *core]), *kernels, "-lm", "-lpthread", "-o", str(library)])
 
-    def runner_executable() -> None:
-        embedded = _embedded_params(build / "params.bin", params, runtime, runner_target) if params else []
-        flags = ["-target", runner_target, *_FLAGS, "-s", *(["-static"] if "musl" in runner_target else [])]
-        sources = map(str, [source, *core, *runner_only])
-        _zig(["cc", *flags, *include, *sources, *embedded, *kernels, "-lm", "-lpthread", "-o", str(runner)])
-
     def static_library() -> None:
         flags = ["-target", library_target, *_FLAGS, "-fPIC", "-DEDGEC_STATIC_LIBRARY", "-c"]
         archive_objects = []
@@ -87,8 +79,11 @@ def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profil
             _zig(["cc", *flags, *include, str(file), "-o", archive_objects[-1]])
         _zig(["ar", "rcsD", str(static), *archive_objects, *kernels])
 
+    def runner() -> None:
+        link_runner(model, driver, objects, params, profile, folder)
+
     with ThreadPoolExecutor() as pool:
-        for job in [pool.submit(task) for task in (shared_library, runner_executable, static_library)]:
+        for job in [pool.submit(task) for task in (shared_library, runner, static_library)]:
             job.result()
     headers = []
     for name, text in (
@@ -97,7 +92,31 @@ def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profil
     ):
         (folder / name).write_text(text)
         headers.append(folder / name)
-    return Artifact(library, static, runner, tuple(headers))
+    return Artifact(library, static, executable, tuple(headers))
+
+
+def link_runner(
+    model: str, driver: str, objects: Sequence[Path], params: bytes, profile: Profile, folder: Path
+) -> Path:
+    """Write the self-contained executable ``<model>_runner`` into ``folder``; arguments as for :func:`link`."""
+    runtime = Path(str(resources.files("edgec.targets.runtime")))
+    build = folder / "build"
+    build.mkdir(exist_ok=True)
+    source, executable = build / "runner_model.c", folder / f"{model}_runner"
+    source.write_text(driver)
+    (build / "params.bin").write_bytes(params)
+    target = profile.link_targets["runner"]
+    embedded = _embedded_params(build / "params.bin", params, runtime, target) if params else []
+    flags = ["-target", target, *_FLAGS, "-s", *(["-static"] if "musl" in target else []), "-I", str(runtime)]
+    sources = [source, *_runtime_sources(runtime), *sorted(runtime.glob("runner*.c"))]
+    files = [*map(str, [*sources, *embedded, *objects]), "-lm", "-lpthread"]
+    _zig(["cc", *flags, *files, "-o", str(executable)])
+    return executable
+
+
+def _runtime_sources(runtime: Path) -> list[Path]:
+    """The C files that every form of the artifact has."""
+    return sorted(p for p in runtime.glob("*.c") if not p.name.startswith(("runner", "embedded_params")))
 
 
 def _embedded_params(file: Path, params: bytes, runtime: Path, target: str) -> list[str]:

@@ -77,7 +77,7 @@ def test_wheel_has_every_file(tmp_path: Path) -> None:
     expected = set()
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*"):
-            if path.is_file() and path.suffix in {".py", ".toml", ".c", ".h", ".npz", ".typed"}:
+            if path.is_file() and path.suffix in {".py", ".toml", ".c", ".h", ".json", ".npz", ".typed"}:
                 relative = path.relative_to(ROOT).as_posix()
                 if relative != "edgec/py.typed" and path.name == "py.typed" and path.parent != ROOT / package:
                     continue
