@@ -16,7 +16,7 @@ from edgec.bundle import Bundle, atomic_write
 from edgec.devices import KernelTime, open_process
 from edgec.errors import UsageError
 
-__all__ = ["BenchReport", "bench"]
+__all__ = ["BenchReport", "bench", "machine"]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def bench(
         precision=bundle.precision,
         device=description,
         is_emulated=is_emulated,
-        machine=_machine() if description == "this machine" else description,
+        machine=machine() if description == "this machine" else description,
         threads=timing.threads,
         cpus=timing.cpus,
         runs=len(latencies),
@@ -135,7 +135,7 @@ def bench(
     )
 
 
-def _machine() -> str:
+def machine() -> str:
     """CPU model and core count of this machine."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
