@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from edgec.passes import PassReport
     from edgec.targets.lowering import Plan
+    from edgec.targets.object_store import ObjectStore
     from edgec.targets.profile import Profile
     from edgec.targets.tuning import Records
 
@@ -47,12 +48,14 @@ class Compilation:
     dump: Dump
     progress: Progress
     records: Records
+    store: ObjectStore | None = None
     imported: ir.Model = field(init=False)
     simplified: ir.Model = field(init=False)
     reports: tuple[PassReport, ...] = ()
     module: tvm.IRModule = field(init=False)
     plan: Plan = field(init=False)
     objects: list[Path] = field(default_factory=list)
+    symbols: dict[str, str] = field(default_factory=dict)
     tuned: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     driver: str = ""
@@ -143,33 +146,37 @@ def plan(c: Compilation) -> None:
 
 
 def build_kernels(c: Compilation) -> None:
-    """TensorIR -> scheduled -> one object file per kernel."""
-    from edgec.targets.driver import kernel_symbol
-    from edgec.targets.kernel_object import build_kernel
-    from edgec.targets.schedules import schedule_kernel
+    """TensorIR -> scheduled -> one object file per distinct kernel."""
+    from edgec.targets import kernel_cache
     from edgec.targets.tuning import Recorded, cpu_key
 
     folder = c.subfolder("objects")
-    used = {call.kernel for call in c.plan.calls}
-    kernels = {name: function for name, function in c.plan.kernels.items() if name in used}
+    names: dict[str, list[str]] = {}
+    for name in dict.fromkeys(call.kernel for call in c.plan.calls if call.kernel in c.plan.kernels):
+        names.setdefault(kernel_cache.kernel_key(c.plan.kernels[name], c.profile), []).append(name)
     done = 0
 
-    def build(name: str) -> Path:
+    def build(key: str) -> tuple[kernel_cache.BuiltKernel, Recorded]:
         nonlocal done
-        path = folder / f"{name}.o"
         recorded = Recorded(c.records, cpu_key(c.profile))
-        scheduled = schedule_kernel(kernels[name], c.profile, recorded)
-        if recorded.record is not None:
-            c.tuned.append(name)
-        if recorded.note:
-            c.notes.append(recorded.note)
-        build_kernel(scheduled, kernel_symbol(c.name, name), c.profile).write_to_file(str(path), "o")
+        built = kernel_cache.build(c.plan.kernels[names[key][0]], key, c.profile, recorded, c.store)
         done += 1
-        c.progress("build kernels", done, len(kernels))
-        return path
+        c.progress("build kernels", done, len(names))
+        return built, recorded
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        c.objects = list(pool.map(build, sorted(kernels)))
+        results = list(pool.map(build, names))
+    for same, (built, recorded) in zip(names.values(), results, strict=True):
+        path = folder / f"{built.symbol}.o"
+        path.write_bytes(built.content)
+        c.objects.append(path)
+        c.symbols.update(dict.fromkeys(same, built.symbol))
+        if recorded.record is not None:
+            c.tuned += same
+        if recorded.note:
+            c.notes.append(recorded.note)
+    if c.store is not None and c.store.has_grown:
+        c.store.trim()
 
 
 def link(c: Compilation) -> None:
@@ -177,7 +184,7 @@ def link(c: Compilation) -> None:
     from edgec.targets import driver
     from edgec.targets import link as linker
 
-    c.driver = driver.driver_source(c.name, c.plan, c.profile.required_features)
+    c.driver = driver.driver_source(c.name, c.plan, c.profile.required_features, c.symbols)
     c.dump.text("driver", "c", lambda: c.driver)
     folder = c.subfolder("lib")
     linker.link(c.name, c.driver, c.objects, c.plan.params, c.profile, folder)
@@ -237,6 +244,7 @@ def compile(
     name: str | None = None,
     dump_ir: str | os.PathLike[str] | None = None,
     records: str | os.PathLike[str] | None = None,
+    cache: bool = True,
     progress: Progress = silent,
 ) -> Bundle:
     """Compile a model for a target.
@@ -249,6 +257,8 @@ def compile(
         name: Name of the artifact; by default that of the file or module.
         dump_ir: Folder to write the model to after every phase.
         records: File of tuning records that win over the user's own and the package's; see :func:`edgec.tune`.
+        cache: Whether kernels that were compiled before are taken from ``EDGEC_CACHE_DIR``, by default
+            ``~/.cache/edgec``, and new ones kept there.
         progress: Called as the work goes on.
 
     Returns:
@@ -263,7 +273,9 @@ def compile(
         >>> bundle = edgec.compile("resnet8.onnx", target="rk3588")  # doctest: +SKIP
         >>> bundle.save("resnet8.edgec")  # doctest: +SKIP
     """
+    start = time.perf_counter()
     _require_toolchain()
+    from edgec.targets.object_store import open_store
     from edgec.targets.profile import load_profile
     from edgec.targets.tuning import find_records
 
@@ -280,15 +292,20 @@ def compile(
             dump=Dump(Path(dump_ir) if dump_ir is not None else None),
             progress=progress,
             records=found,
+            store=open_store() if cache else None,
             notes=list(found.notes),
         )
+        c.seconds["load compiler"] = time.perf_counter() - start
         for index, (title, phase) in enumerate(PHASES):
             progress(title, 0, 0)
             start = time.perf_counter()
             phase(c)
             c.seconds[title] = time.perf_counter() - start
             progress("compile", index + 1, len(PHASES))
-        return _bundle(c)
+        start = time.perf_counter()
+        bundle = _bundle(c)
+        bundle.phases_s["seal bundle"] = round(time.perf_counter() - start, 3)
+        return bundle
     except OSError as err:
         folder.cleanup()
         raise EdgecError(
