@@ -13,6 +13,7 @@ import click
 
 import edgec
 from edgec.cli.options import echo_json, json_option, print_table
+from edgec.targets.object_store import open_store
 
 __all__ = ["command"]
 
@@ -43,6 +44,9 @@ def command(as_json: bool) -> None:
         rows.append((program, path or fix, purpose, path is not None))
     free_gib = shutil.disk_usage(tempfile.gettempdir()).free / 2**30
     rows.append(("temporary space", f"{free_gib:.1f} GiB free", "building", free_gib > 1))
+    store = open_store()
+    found = f"{store.folder}, {store.size_bytes() / 2**20:.1f} MiB" if store else "set EDGEC_CACHE_DIR"
+    rows.append(("kernel cache", found, "compiling again", store is not None))
     if as_json:
         echo_json({"edgec": edgec.__version__, "checks": [dict(zip(("name", "value", "for", "ok"), r, strict=True)) for r in rows]})  # fmt: skip  # noqa: E501
         return
