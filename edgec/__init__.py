@@ -22,11 +22,13 @@ _EXPORTS = {
     "Bundle": "edgec.bundle",
     "EdgecError": "edgec.errors",
     "ParityReport": "edgec.parity",
+    "TuneReport": "edgec.tuning",
     "bench": "edgec.benchmark",
     "check": "edgec.parity",
     "compile": "edgec.compiler",
     "load": "edgec.bundle",
     "trace": "edgec.frontend",
+    "tune": "edgec.tuning",
 }
 _PACKAGES = ("engine", "frontend", "models", "passes", "targets")
 
@@ -35,6 +37,7 @@ __all__ = [
     "Bundle",
     "EdgecError",
     "ParityReport",
+    "TuneReport",
     "__version__",
     "bench",
     "check",
@@ -46,6 +49,7 @@ __all__ = [
     "passes",
     "targets",
     "trace",
+    "tune",
 ]
 
 if TYPE_CHECKING:
@@ -56,6 +60,7 @@ if TYPE_CHECKING:
     from edgec.errors import EdgecError
     from edgec.frontend import trace
     from edgec.parity import ParityReport, check
+    from edgec.tuning import TuneReport, tune
 
 
 def __getattr__(name: str) -> object:

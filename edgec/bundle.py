@@ -102,6 +102,13 @@ class Bundle:
         return self._tensors("outputs")
 
     @property
+    def tuning_notes(self) -> tuple[str, ...]:
+        """Why tuning records that were there did not serve."""
+        tuning = self.manifest.get("tuning", {})
+        assert isinstance(tuning, Mapping)
+        return tuple(tuning.get("notes", ()))
+
+    @property
     def library(self) -> Path:
         return self.folder / "lib" / f"lib{self.name}.so"
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from edgec.errors import EdgecError
 from edgec.targets.profile import Profile
@@ -164,7 +165,7 @@ def read_records(path: Path) -> Records:
         raise EdgecError(
             "cannot read the tuning records",
             where=f"{path}: {err.strerror if isinstance(err, OSError) else err}",
-            fix="write them anew with `edgec tune`",
+            fix="move the file away, or write it anew with `edgec tune`",
         ) from err
     records = Records()
     for number, row in enumerate(data["records"], 1):
@@ -180,7 +181,7 @@ def _record(row: object) -> Record | None:
     """The record of a row of a file; None if something is missing or of another type."""
     if not isinstance(row, dict):
         return None
-    values = {field.name: row.get(field.name) for field in fields(Record)}
+    values: dict[str, Any] = {field.name: row.get(field.name) for field in fields(Record)}
     for name, value in values.items():
         kind = _TYPES.get(name, str)
         if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):

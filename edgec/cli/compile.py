@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgec.cli.loading import load_tvm
-from edgec.cli.options import echo_json, json_option, parse_shapes, progress_bars
+from edgec.cli.options import echo_json, json_option, parse_duration, parse_shapes, progress_bars
+
+if TYPE_CHECKING:
+    from edgec.progress import Progress
+    from edgec.sources import ModelSource
 
 __all__ = ["command"]
 
@@ -22,6 +27,10 @@ __all__ = ["command"]
     "--checkpoint", type=click.Path(path_type=Path), help="Parameters for MODEL, as `edgec train` writes them."
 )
 @click.option("--name", help="Name of the artifact.  [default: that of the model]")
+@click.option("--records", type=click.Path(path_type=Path), help="Tuning records that win over all others.")
+@click.option("--tune", "is_tuned", is_flag=True, help="Search for faster kernels first, as `edgec tune` does.")
+@click.option("--tune-time", default="5m", show_default=True, help="End the search after this time.")
+@click.option("--tune-device", help="Where --tune measures: local or ssh://[user@]host.  [default: this machine]")
 @click.option("--dump-ir", type=click.Path(path_type=Path, file_okay=False), help="Folder for the IR of every phase.")
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Reuse kernels that were compiled before.")
 @json_option
@@ -32,6 +41,10 @@ def command(
     shapes: tuple[str, ...],
     checkpoint: Path | None,
     name: str | None,
+    records: Path | None,
+    is_tuned: bool,
+    tune_time: str,
+    tune_device: str | None,
     dump_ir: Path | None,
     cache: bool,
     as_json: bool,
@@ -54,16 +67,22 @@ def command(
     check_writable(path)
     source = open_source(model, checkpoint)
     load_s = time.perf_counter() - start
+    time_s = parse_duration(tune_time)
     with progress_bars() as progress:
+        if is_tuned:
+            _tune(source, target, inputs, time_s, tune_device, records, progress)
         bundle = edgec.compile(
             source,
             target=target,
             inputs=inputs or None,
             name=artifact_name(model, name),
             dump_ir=dump_ir,
+            records=records,
             cache=cache,
             progress=progress,
         )
+    for note in bundle.tuning_notes:
+        click.echo(f"edgec: note: {note}", err=True)
     save_start = time.perf_counter()
     bundle.save(path)
     seconds = time.perf_counter() - start
@@ -79,3 +98,32 @@ def command(
                    "phases_s": phases_s, **described})  # fmt: skip
         return
     click.echo(f"{path}: {bundle.name} for {bundle.target}, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s")
+
+
+def _tune(
+    source: ModelSource,
+    target: str,
+    inputs: dict[str, tuple[int, ...]],
+    time_s: float,
+    device: str | None,
+    records: Path | None,
+    progress: Progress,
+) -> None:
+    """Search first; an interrupted search ends the command, and what it found is kept."""
+    import edgec
+    from edgec.cli.tune import say_found, wrong_candidates
+
+    report = edgec.tune(
+        source,
+        target=target,
+        inputs=inputs or None,
+        time_s=time_s,
+        device=device,
+        records=records,
+        progress=progress,
+        found=say_found,
+    )
+    if report.wrong:
+        raise wrong_candidates(report)
+    if report.is_interrupted:
+        raise KeyboardInterrupt

@@ -27,6 +27,7 @@ __all__ = [
     "echo_json",
     "json_option",
     "parse_cpus",
+    "parse_duration",
     "parse_shapes",
     "print_table",
     "progress_bars",
@@ -71,6 +72,18 @@ def parse_cpus(text: str) -> tuple[int, ...]:
             raise UsageError(f"cannot read the CPU list '{text}'", fix="write it as 4-7 or 0,2")
         cpus.extend(numbers)
     return tuple(cpus)
+
+
+def parse_duration(text: str) -> float:
+    """``90s``, ``10m``, ``1.5h`` or a number of seconds -> seconds."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m", "h") else (text, "s")
+    try:
+        seconds = float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"cannot read the time '{text}'", fix="write it as 90s, 10m or 1h")
+    return seconds
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
