@@ -124,6 +124,11 @@ def user_file(profile: Profile) -> Path:
     return (Path(folder) if folder else Path(data) / "edgec" / "records") / _file_name(profile)
 
 
+def shipped_file(profile: Profile) -> Path:
+    """The records for a CPU that come with the package; there may be none."""
+    return Path(str(resources.files("edgec.targets.records"))) / _file_name(profile)
+
+
 def _file_name(profile: Profile) -> str:
     return f"{cpu_key(profile).replace('/', '-')}.json"
 
@@ -137,8 +142,7 @@ def find_records(profile: Profile, extra: Path | None = None) -> Records:
         EdgecError: ``extra`` is given and is no file of records.
     """
     records = Records()
-    shipped = Path(str(resources.files("edgec.targets.records"))) / _file_name(profile)
-    for path in (shipped, user_file(profile)):
+    for path in (shipped_file(profile), user_file(profile)):
         if path.is_file():
             try:
                 records.update(read_records(path))
