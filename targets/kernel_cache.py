@@ -78,7 +78,8 @@ def build(
         site, choice = asked, choose(asked)
         return choice
 
-    scheduled = schedule_kernel(function, profile, remember)
+    # The canonical one: debug sections hold the names of arguments, and every model is to get the same file.
+    scheduled = schedule_kernel(tvm.ir.load_json(_canonical_text(function)), profile, remember)
     object_key = _hash(key, json.dumps(choice, sort_keys=True))
     content = _object_file(scheduled, _symbol(object_key), profile)
     if store is not None:
@@ -109,14 +110,14 @@ def _object_file(scheduled: tirx.PrimFunc, symbol: str, profile: Profile) -> byt
 
 
 def _canonical_text(function: tirx.PrimFunc) -> str:
-    """The kernel as text that depends neither on its name nor on those of its arguments.
+    """The kernel in TVM's JSON, which depends neither on its name nor on those of its arguments.
 
     An argument is called by the step of the model that makes it: with that name, a kernel would be another one in
     every model. Other names stay: the rules of the schedules read those of axes.
     """
     graph = json.loads(tvm.ir.save_json(function.without_attr("global_symbol")))
     nodes = graph["nodes"]
-    params = set(nodes[nodes[graph["root_index"]]["data"]["params"]]["data"])
+    params = nodes[nodes[graph["root_index"]]["data"]["params"]]["data"]
     # Plain numbers count as references here, so that at worst a name stays that could go.
     elsewhere: set[int] = set()
     for index, node in enumerate(nodes):
@@ -125,10 +126,10 @@ def _canonical_text(function: tirx.PrimFunc) -> str:
             elsewhere.update(value for field, value in data.items() if index not in params or field != "name")
         elif isinstance(data, list):
             elsewhere.update(data)
-    for index in params:
+    for number, index in enumerate(params):
         name = nodes[index]["data"]["name"]
         if name not in elsewhere:
-            nodes[name]["data"] = ""
+            nodes[name]["data"] = f"argument{number}"
     return json.dumps(graph)
 
 
