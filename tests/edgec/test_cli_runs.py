@@ -122,7 +122,7 @@ def test_json_of_every_verb(tiny_onnx: Path, tmp_path: Path, run_edgec: Edgec) -
     compiled = read("compile", tiny_onnx, "-t", "native", "-o", output)
     assert (compiled["bundle"], compiled["name"]) == (str(output), "tiny")
     assert compiled["size_bytes"] == output.stat().st_size
-    assert compiled["seconds"] >= sum(compiled["phases_s"].values()) > 0
+    assert compiled["seconds"] == pytest.approx(sum(compiled["phases_s"].values()), abs=0.3)
     inspected = read("inspect", output)
     assert inspected["schema_version"] == 1
     assert inspected["compile"]["kernels"] >= 1
