@@ -85,13 +85,18 @@ def _join_rows(sch: Schedule, conv: SBlockRV, last: SBlockRV) -> None:
 def default_tile(width: int, channel_blocks: int, registers: int, taps: list[int]) -> Choice:
     """The cost model's tile, and how many axes of the kernel window are unrolled, from its columns outwards."""
     columns, blocks = choose_tile(width, channel_blocks, registers)
-    unrolled_axes = len(taps) if math.prod(taps) <= MAX_UNROLLED_TAPS else 1
-    return {"columns": columns, "blocks": blocks, "unrolled_axes": unrolled_axes}
+    unrolled_axes = _unrollable(taps) if math.prod(taps) <= MAX_UNROLLED_TAPS else [0, 1]
+    return {"columns": columns, "blocks": blocks, "unrolled_axes": unrolled_axes[-1]}
+
+
+def _unrollable(taps: list[int]) -> list[int]:
+    """How many axes of the window, from its columns outwards, it makes a difference to unroll."""
+    return [0, *(n for n in range(1, len(taps) + 1) if taps[-n] > 1)]
 
 
 def candidates(width: int, channel_blocks: int, registers: int, taps: list[int]) -> list[Choice]:
     """The choices worth measuring: tiles that leave two registers for operands, with each axis unrolled or not."""
-    unrolled = [n for n in range(len(taps) + 1) if math.prod(taps[len(taps) - n :]) <= 4 * MAX_UNROLLED_TAPS]
+    unrolled = [n for n in _unrollable(taps) if math.prod(taps[len(taps) - n :]) <= 4 * MAX_UNROLLED_TAPS]
     return [
         {"columns": columns, "blocks": blocks, "unrolled_axes": unrolled_axes}
         for blocks in range(1, min(channel_blocks, 8) + 1)
