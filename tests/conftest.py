@@ -47,6 +47,15 @@ def kernel_cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         yield folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def records_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Tests compile without the user's own tuning records."""
+    folder = tmp_path_factory.mktemp("records")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEC_RECORDS", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The data folder; without it the test is skipped, except on CI, where it must be there."""
