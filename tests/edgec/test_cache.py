@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import resources
@@ -120,6 +123,37 @@ def test_models_share_kernels(cache: Path, built: list[str], tmp_path: Path) -> 
     assert len(convolved) >= 2
     assert [symbol for symbol in built if any(symbol in line for line in convolved)] == []
     assert built, "the other kernels are new"
+
+
+PROGRAM = """
+#include <stdio.h>
+#include "first.h"
+#include "second.h"
+int main(int argc, char **argv) {
+    const edgec_model *const models[] = {&edgec_model_first, &edgec_model_second};
+    for (int i = 0; i < 2; ++i) {
+        const edgec_options options = {.struct_size = sizeof options, .params_path = argv[i + 1]};
+        edgec_session *session;
+        if (argc != 3 || edgec_create(models[i], &options, &session)) return 1;
+        edgec_destroy(session);
+        puts(models[i]->name);
+    }
+}
+"""
+
+
+def test_two_models_with_the_same_kernels_in_one_program(tiny_onnx: Path, tmp_path: Path) -> None:
+    """Static libraries may hold the same function twice: the linker takes the first."""
+    bundles = [edgec.compile(tiny_onnx, target="native", name=name) for name in ("first", "second")]
+    (tmp_path / "main.c").write_text(PROGRAM)
+    program = tmp_path / "main"
+    files = [part for b in bundles for part in ("-I", b.library.parent, b.library.with_suffix(".a"))]
+    zig = [sys.executable, "-m", "ziglang", "cc", "-target", f"{platform.machine()}-linux-gnu.2.27"]
+    command = [*zig, tmp_path / "main.c", *files, "-lm", "-lpthread", "-o", program]
+    done = subprocess.run([str(part) for part in command], cwd="/", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    ran = subprocess.run([program, *(b.params for b in bundles)], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "first\nsecond\n")
 
 
 def test_work_grows_with_distinct_kernels(cache: Path, built: list[str], tmp_path: Path) -> None:
