@@ -14,8 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 pytest.importorskip("tvm")
 
 import edgec
-from edgec import tuning
+from edgec import kernel_search
 from edgec.devices import KernelTime
+from edgec.kernel_search import TunedKernel
 from edgec.targets.profile import load_profile
 from edgec.targets.tuning import Records, cpu_key, read_records, user_file
 from edgec.timed_kernels import plan_of_variants
@@ -99,8 +100,8 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     made_up = Device()
-    monkeypatch.setattr(tuning, "runner_bundle", made_up.bundle)
-    monkeypatch.setattr(tuning, "open_process", lambda *_, **__: made_up)
+    monkeypatch.setattr(kernel_search, "runner_bundle", made_up.bundle)
+    monkeypatch.setattr(kernel_search, "open_process", lambda *_, **__: made_up)
     return made_up
 
 
@@ -111,7 +112,7 @@ def records(tmp_path: Path) -> Path:
 
 def test_the_fastest_choice_is_kept(device: Device, records: Path) -> None:
     device.fast = {(0, 1): 80.0, (0, 4): 70.0, (0, 6): 99.0, (2, 0): 70.0}
-    found: list[tuning.TunedKernel] = []
+    found: list[TunedKernel] = []
     report = edgec.tune(two_kernels(), records=records, found=found.append)
     conv, last = report.kernels
     assert found == [conv, last]
@@ -144,13 +145,13 @@ def test_a_second_search_goes_on(device: Device, records: Path) -> None:
 def test_an_interrupted_search_keeps_what_it_found(device: Device, records: Path) -> None:
     whole = edgec.tune(two_kernels(), records=records.with_name("other.json"))
     sizes, device.batches = device.batches, []
-    assert sizes[0] == tuning.BATCH
+    assert sizes[0] == kernel_search.BATCH
     device.fast = {(0, 3): 50.0}
     device.interrupted_at = 1
     report = edgec.tune(two_kernels(), records=records)
     assert report.is_interrupted
     (conv,) = report.kernels
-    assert (conv.tried, conv.candidates) == (tuning.BATCH + 1, whole.kernels[0].candidates)
+    assert (conv.tried, conv.candidates) == (kernel_search.BATCH + 1, whole.kernels[0].candidates)
     assert conv.gain == 2
     assert report.untried == 1
     device.interrupted_at, device.fast = -1, {(2, 0): 50.0}
@@ -176,7 +177,7 @@ def test_a_wrong_candidate_is_caught(device: Device, records: Path, path: Path, 
 
 
 def test_a_candidate_that_cannot_be_scheduled(device: Device, records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    schedule, broken = tuning._schedule, []
+    schedule, broken = kernel_search._schedule, []
 
     def fail_once(function: object, profile: object, choice: dict[str, int] | None = None) -> object:
         if choice is not None and not broken:
@@ -184,11 +185,11 @@ def test_a_candidate_that_cannot_be_scheduled(device: Device, records: Path, mon
             raise RuntimeError("no such loop")
         return schedule(function, profile, choice)
 
-    monkeypatch.setattr(tuning, "_schedule", fail_once)
+    monkeypatch.setattr(kernel_search, "_schedule", fail_once)
     report = edgec.tune(two_kernels(), records=records)
     assert len(report.wrong) == 1
     assert report.wrong[0].endswith("no such loop")
-    assert device.batches[0] == tuning.BATCH - 1
+    assert device.batches[0] == kernel_search.BATCH - 1
     assert report.kernels[0].tried == report.kernels[0].candidates
 
 
