@@ -15,7 +15,7 @@ from edgec.devices import executable, open_process, open_runner
 from edgec.devices.executable import LocalTransport
 from edgec.errors import DeviceError, EdgecError
 from tests.edgec.conftest import Result
-from tests.edgec.tiny import rewrite, tiny_inputs
+from tests.edgec.tiny import rewrite, tiny_inputs, tiny_model
 
 FAKE_SSH = """#!/bin/sh
 # A board that is this machine: options, host, command.
@@ -60,6 +60,18 @@ def test_a_board_over_ssh(board: Path, native: Path) -> None:
     assert report.device == "ssh://pi@board"
     timing = edgec.bench(bundle, device="ssh://pi@board", warmup_ms=1, min_time_ms=1)
     assert (timing.device, timing.machine, timing.is_emulated) == ("ssh://pi@board", "ssh://pi@board", False)
+    assert list(board.iterdir()) == []
+
+
+def test_tuning_on_a_board(board: Path, tmp_path: Path) -> None:
+    """Kernels are timed there, and their records do not tell the board's name."""
+    pytest.importorskip("tvm")
+    records = tmp_path / "records.json"
+    report = edgec.tune(tiny_model(), records=records, device="ssh://pi@board", threads=2)
+    assert report.device == "ssh://pi@board"
+    assert (len(report.kernels), report.untried, report.wrong) == (1, 0, ())
+    assert "board over SSH" in records.read_text()
+    assert "pi@board" not in records.read_text()
     assert list(board.iterdir()) == []
 
 
