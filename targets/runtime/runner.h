@@ -15,7 +15,7 @@ enum { EXIT_DONE = 0, EXIT_INPUT = 1, EXIT_USAGE = 2, EXIT_DEVICE = 6 };
 typedef struct runner_options {
     const char *input, *output, *params;
     uint64_t samples; /* 0: as many as the input holds */
-    uint64_t warmup_ms, min_time_ms, min_runs, max_runs, runs;
+    uint64_t warmup_ms, min_time_ms, min_runs, max_runs, runs, peak_ms;
     int threads;
     int cpus[EDGEC_MAX_THREADS];
     int num_cpus;
@@ -56,6 +56,8 @@ void runner_source_close(runner_source *source);
 int runner_run(const edgec_model *model, const runner_options *options);
 int runner_bench(const edgec_model *model, const runner_options *options);
 int runner_profile(const edgec_model *model, const runner_options *options);
+/* runner_peak.c: measures and prints the member "peak" of a profile. */
+int runner_peak(const edgec_model *model, const runner_options *options, int threads);
 
 /* runner.c */
 void runner_json_string(const char *text);

@@ -171,7 +171,7 @@ static void print_profile(const edgec_model *model, const struct profile *profil
         printf(", \"median_ns\": %llu, \"min_ns\": %llu}", (unsigned long long)ns[profile->runs / 2],
                (unsigned long long)ns[0]);
     }
-    puts("]}");
+    putchar(']');
 }
 
 int runner_profile(const edgec_model *model, const runner_options *options) {
@@ -188,8 +188,13 @@ int runner_profile(const edgec_model *model, const runner_options *options) {
         if (status != EDGEC_OK) code = runner_status(status);
     }
     if (code == EXIT_DONE) {
+        const int threads = edgec_num_threads(session);
         print_header(model, session);
         print_profile(model, &profile);
+        edgec_destroy(session); /* its workers may still be polling */
+        session = NULL;
+        if (options->peak_ms > 0) code = runner_peak(model, options, threads);
+        puts("}");
     }
     edgec_destroy(session);
     runner_tensors_free(&tensors);

@@ -17,8 +17,9 @@ const char runner_usage[] =
     "                               other, each with its tensors in order; '-' is stdin or stdout\n"
     "  bench [--input FILE] [--warmup-ms 200] [--min-time-ms 1000] [--min-runs 10] [--max-runs 1000000]\n"
     "                               measure latency, as JSON; inputs are pseudo-random unless a file gives them\n"
-    "  profile [--input FILE] [--runs 50]\n"
-    "                               measure each kernel, as JSON\n"
+    "  profile [--input FILE] [--runs 50] [--peak-ms 0]\n"
+    "                               measure each kernel, as JSON, and with --peak-ms for so long what the CPU and the\n"
+    "                               memory can do at best\n"
     "\n"
     "  --threads N                  threads that share the work (default: the CPUs this process may use)\n"
     "  --cpus LIST                  pin the threads, for example 4-7 or 0,2\n"
@@ -47,6 +48,7 @@ static const struct rule {
     {"min-runs", BENCH, NUMBER, offsetof(runner_options, min_runs), 1, INT64_MAX},
     {"max-runs", BENCH, NUMBER, offsetof(runner_options, max_runs), 1, INT64_MAX},
     {"runs", PROFILE, NUMBER, offsetof(runner_options, runs), 1, 1000000},
+    {"peak-ms", PROFILE, NUMBER, offsetof(runner_options, peak_ms), 0, MAX_MS},
     {"threads", EXECUTE, THREADS, 0, 1, EDGEC_MAX_THREADS},
     {"cpus", EXECUTE, CPUS, 0, 0, 0},
 };

@@ -166,12 +166,28 @@ def test_bench_and_profile(runner: Path, tmp_path: Path) -> None:
     assert [k["name"] for k in profile["kernels"]] == ["fake_scale_add", "fake_count", "fake_reverse", "fake_obey"]
     assert [k["index"] for k in profile["kernels"]] == [0, 1, 2, 3]
     assert all(0 < k["min_ns"] <= k["median_ns"] for k in profile["kernels"])
+    assert "peak" not in profile
     source.write_bytes(X.tobytes() + b"\1\0\0\0")
     for command in ("bench", "profile"):
         assert call(runner, command, "--input", source)[::2] == (
             6,
             "edgec-runner: error: model 'fake': kernel 3 ('fake_obey') failed with code -1\n",
         )
+
+
+def test_peak(runner: Path) -> None:
+    """The model asks for no CPU feature: 128 bits of multiply and add, on one CPU or two."""
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    peaks = [
+        json.loads(call(runner, "profile", "--runs", 1, "--peak-ms", 60, "--cpus", ",".join(map(str, cpus[:n])))[1])[
+            "peak"
+        ]
+        for n in range(1, len(cpus) + 1)
+    ]
+    for peak in peaks:
+        assert peak["vector_bits"] == 128
+        assert 0.2 < peak["gflops"] < 1000 and 0.1 < peak["bandwidth_gbs"] < 2000
+        assert peak["buffer_bytes"] > peak["last_cache_bytes"]
 
 
 @pytest.mark.parametrize(
@@ -195,6 +211,7 @@ def test_bench_and_profile(runner: Path, tmp_path: Path) -> None:
         (["bench", "--threads", ""], "--threads: '' is not"),
         (["bench", "--min-runs", "99999999999999999999"], "--min-runs: '99999999999999999999' is not"),
         (["bench", "--min-runs", "5", "--max-runs", "4"], "--min-runs is more than --max-runs"),
+        (["bench", "--peak-ms", "5"], "bench has no option --peak-ms"),
         (["profile", "--runs", "0"], "--runs: '0' is not a whole number from 1 to 1000000"),
         (["bench", "--cpus", "3-1"], "--cpus: '3-1' is not a list of CPU numbers such as 4-7,2"),
         (["bench", "--cpus", "1,"], "--cpus: '1,' is not"),
