@@ -1,6 +1,6 @@
 /* runner_peak.c: what this machine can do at best, for `runner profile --peak-ms`: multiply-adds and memory traffic.
  *
- * Multiply-adds: chains of v = v * a + b in registers, in the widest vectors that the model's own code may use; each
+ * Multiply-adds: chains of v = v * a + b in registers, in the widest vectors that the model's own code may use. Each
  * chain waits for itself only, and there are enough of them to fill the pipelines. Memory: a[i] = b[i] + s * c[i] (the
  * triad of STREAM, McCalpin 1995) over buffers larger than the last cache; 12 bytes per element are counted.
  *
@@ -29,6 +29,12 @@ enum { CHAINS = 12, STEPS_PER_ROUND = 64, FIRST_ROUNDS = 1000, CPU_SETS = 8 };
 enum { BURST_NS = 2000000, MIN_BURSTS = 3 };
 enum { CACHE_FACTOR = 4, LARGE_CACHE = 32 << 20, MIN_BUFFERS = 64 << 20 };
 
+#if defined(__aarch64__)
+#define STEP(v) (v += a * b) /* fmla adds to its destination: any other form needs a move besides */
+#else
+#define STEP(v) (v = v * a + b) /* without FMA the product must not be the same in every step */
+#endif
+
 static volatile float factor = 0.5f, addend = 1.0f;
 static volatile float sink;
 
@@ -39,7 +45,7 @@ static volatile float sink;
         name##_vector v[CHAINS];                                                                    \
         for (int i = 0; i < CHAINS; i++) v[i] = zero + (float)i;                                    \
         for (uint64_t n = rounds * STEPS_PER_ROUND; n > 0; n--) {                                   \
-            _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) v[i] = v[i] * a + b;          \
+            _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) STEP(v[i]);                   \
         }                                                                                           \
         for (int i = 1; i < CHAINS; i++) v[0] += v[i];                                              \
         for (size_t i = 0; i < (bytes) / sizeof(float); i++) sink = v[0][i];                        \
