@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -353,6 +353,8 @@ def _bundle(c: Compilation) -> Bundle:
         for path in (c.root / intermediate).iterdir():
             path.unlink()
         (c.root / intermediate).rmdir()
+    from edgec.targets.lowering import plan_work
+
     report = {
         "passes": [
             {"name": r.name, "changed": r.changed, "nodes_before": r.nodes_before, "nodes_after": r.nodes_after}
@@ -361,6 +363,7 @@ def _bundle(c: Compilation) -> Bundle:
         ],
         "kernels": len(c.objects),
         "steps": len(c.plan.calls),
+        "work": [asdict(work) for work in plan_work(c.plan)],
     }
     (c.subfolder("reports") / "compile.json").write_text(json.dumps(report, indent=2) + "\n")
     return seal(

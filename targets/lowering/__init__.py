@@ -17,5 +17,6 @@ from edgec.targets.lowering import (  # noqa: F401  importing a family registers
 from edgec.targets.lowering.emitter import LOWERINGS, Emitter
 from edgec.targets.lowering.fusion import fuse
 from edgec.targets.lowering.plan import Plan, TensorSpec, make_plan
+from edgec.targets.lowering.work import Work, plan_work
 
-__all__ = ["LOWERINGS", "Emitter", "Plan", "TensorSpec", "fuse", "make_plan"]
+__all__ = ["LOWERINGS", "Emitter", "Plan", "TensorSpec", "Work", "fuse", "make_plan", "plan_work"]
