@@ -13,10 +13,14 @@ import numpy as np
 
 import edgec
 from edgec.bundle import Bundle, atomic_write
-from edgec.devices import KernelTime, open_process
+from edgec.devices import Peak, ProcessRunner, open_process
 from edgec.errors import UsageError
+from edgec.roofline import KernelReport, kernel_reports
 
 __all__ = ["BenchReport", "bench", "machine"]
+
+_PEAK_MS = 400
+"""How long the machine's peak is looked for; half of it in the CPU, half in memory."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,9 @@ class BenchReport:
         cpus: CPU on which each worker was seen.
         is_emulated: The CPU is emulated: the times say nothing about the board.
         latencies_ms: Every single measurement, in order.
+        kernels: Time and work of every kernel of the plan, where a profile was asked for.
+        peak: What the machine can do at best, measured beside the profile; None where there is none, and where the
+            CPU is emulated, of which a share would say nothing.
     """
 
     bundle: str
@@ -54,7 +61,8 @@ class BenchReport:
     peak_rss_mib: float
     edgec_version: str
     latencies_ms: tuple[float, ...]
-    kernels: tuple[KernelTime, ...] = ()
+    kernels: tuple[KernelReport, ...] = ()
+    peak: Peak | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The report as JSON-ready values."""
@@ -97,7 +105,7 @@ def bench(
         warmup_ms: Time before the first counted inference, in ms.
         min_time_ms: Inferences are counted for at least this long, in ms.
         max_runs: Stop after so many in any case.
-        profile_runs: Time every kernel over so many further inferences; 0 for none.
+        profile_runs: Time every kernel over so many further inferences, and measure the machine's peak; 0 for none.
 
     Raises:
         DeviceError: The device cannot run the bundle.
@@ -106,7 +114,7 @@ def bench(
         raise UsageError("a benchmark needs times of at least 0 ms and at least one run")
     with open_process(bundle, device, threads=threads, cpus=cpus) as runner:
         timing = runner.bench(warmup_ms=warmup_ms, min_time_ms=min_time_ms, max_runs=max_runs)
-        kernels = tuple(runner.profile(profile_runs)) if profile_runs else ()
+        kernels, peak = _profile(bundle, runner, profile_runs) if profile_runs else ((), None)
         description, is_emulated = runner.description, runner.is_emulated
     latencies = np.array(timing.latencies_ms)
     return BenchReport(
@@ -132,7 +140,15 @@ def bench(
         edgec_version=edgec.__version__,
         latencies_ms=timing.latencies_ms,
         kernels=kernels,
+        peak=peak,
     )
+
+
+def _profile(bundle: Bundle, runner: ProcessRunner, runs: int) -> tuple[tuple[KernelReport, ...], Peak | None]:
+    if runner.is_emulated:
+        return kernel_reports(bundle, runner.profile(runs), None), None
+    times, peak = runner.profile_with_peak(runs, _PEAK_MS)
+    return kernel_reports(bundle, times, peak), peak
 
 
 def machine() -> str:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgec.bundle import Bundle
-from edgec.devices.protocol import KernelTime, Timing
+from edgec.devices.protocol import KernelTime, Peak, Timing
 from edgec.errors import DeviceError, UsageError
 
 __all__ = ["ExecutableRunner", "LocalTransport", "SshTransport", "Transport"]
@@ -199,11 +199,11 @@ class ExecutableRunner:
         )
 
     def profile(self, runs: int) -> list[KernelTime]:
-        report = self._execute("profile", "--runs", str(runs))
-        return [
-            KernelTime(row["index"], row["name"], row["median_ns"] / 1e3, row["min_ns"] / 1e3)
-            for row in report["kernels"]
-        ]
+        return _kernel_times(self._execute("profile", "--runs", str(runs)))
+
+    def profile_with_peak(self, runs: int, peak_ms: int) -> tuple[list[KernelTime], Peak]:
+        report = self._execute("profile", "--runs", str(runs), "--peak-ms", str(peak_ms))
+        return _kernel_times(report), Peak(**report["peak"])
 
     def _execute(self, verb: str, *arguments: str) -> dict[str, Any]:
         result = self._transport.execute([self._runner, verb, *arguments, *self._common])
@@ -222,3 +222,9 @@ class ExecutableRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _kernel_times(report: dict[str, Any]) -> list[KernelTime]:
+    return [
+        KernelTime(row["index"], row["name"], row["median_ns"] / 1e3, row["min_ns"] / 1e3) for row in report["kernels"]
+    ]

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
-__all__ = ["KernelTime", "ProcessRunner", "Runner", "Timing"]
+__all__ = ["KernelTime", "Peak", "ProcessRunner", "Runner", "Timing"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,25 @@ class KernelTime:
     min_us: float
 
 
+@dataclass(frozen=True)
+class Peak:
+    """What the machine did at best, with as many threads as the profile had, on the same CPUs.
+
+    Attributes:
+        vector_bits: Width of the vectors in which it multiplied and added: those of the model's own code.
+        gflops: 10⁹ float32 operations per second of multiply-adds in registers.
+        bandwidth_gbs: 10⁹ bytes per second of ``a[i] = b[i] + s * c[i]``, 12 bytes each.
+        last_cache_bytes: The largest cache; 0 where it is not known.
+        buffer_bytes: What the bandwidth was measured on: several times the largest cache, where memory allows.
+    """
+
+    vector_bits: int
+    gflops: float
+    bandwidth_gbs: float
+    last_cache_bytes: int
+    buffer_bytes: int
+
+
 class Runner(Protocol):
     """An artifact, ready to run somewhere. Use it in a ``with`` block."""
 
@@ -70,3 +89,6 @@ class ProcessRunner(Runner, Protocol):
 
     def profile(self, runs: int) -> list[KernelTime]:
         """Time every kernel of the plan."""
+
+    def profile_with_peak(self, runs: int, peak_ms: int) -> tuple[list[KernelTime], Peak]:
+        """The same, and then for so long, in ms, what the machine can do at best, in the same process."""

@@ -54,9 +54,30 @@ def test_the_profile_lists_every_step(native: Path) -> None:
     steps = json.loads((bundle.folder / "reports" / "compile.json").read_text())["steps"]
     assert [kernel.index for kernel in report.kernels] == list(range(steps))
     driver = (bundle.folder / "lib" / "model.c").read_text()
+    assert report.peak is not None
     for kernel in report.kernels:
         assert f'"{kernel.name}"' in driver
         assert 0 <= kernel.min_us <= kernel.median_us
+        assert kernel.flops is not None and kernel.bytes is not None and kernel.bound_us is not None
+        times = {
+            "compute": kernel.flops / (report.peak.gflops * 1e3),
+            "memory": kernel.bytes / (report.peak.bandwidth_gbs * 1e3),
+        }
+        assert kernel.bound_by == max(times, key=lambda name: times[name])
+        assert kernel.bound_us == pytest.approx(max(times.values()))
+        assert kernel.gflops == pytest.approx(kernel.flops / (kernel.median_us * 1e3))
+        assert kernel.peak_share == pytest.approx(kernel.gflops / report.peak.gflops)
+    assert sum(kernel.flops or 0 for kernel in report.kernels) >= 2 * 4 * 27 * 64 + 2 * 5 * 256  # the Conv, the Gemm
+
+
+def test_a_bundle_that_does_not_state_its_work(native: Path) -> None:
+    """One made before work was counted: times only."""
+    bundle = edgec.load(native)
+    report = bundle.folder / "reports" / "compile.json"
+    report.write_text(json.dumps({key: row for key, row in json.loads(report.read_text()).items() if key != "work"}))
+    (first, *_) = edgec.bench(bundle, warmup_ms=1, min_time_ms=10, profile_runs=2).kernels
+    assert first.median_us > 0
+    assert (first.flops, first.gflops, first.bound_us) == (None, None, None)
 
 
 def test_the_table_for_people(native: Path, run_edgec: Edgec) -> None:
@@ -66,10 +87,15 @@ def test_the_table_for_people(native: Path, run_edgec: Edgec) -> None:
     assert lines[0] == "tiny (native, float32) on this machine"
     assert "thread(s) on CPU" in lines[1]
     assert "median ms" in lines[2]
-    assert lines[4].split()[:2] == ["kernel", "step"]
-    shares = [float(line.split()[-1].rstrip("%")) for line in lines[5:]]
-    assert sum(shares) == pytest.approx(100, abs=1)
-    assert shares == sorted(shares, reverse=True)
+    assert lines[4].startswith("peak: ")
+    assert "-bit vectors" in lines[4] and "times the last cache" in lines[4]
+    assert lines[5].split()[:2] == ["kernel", "step"]
+    assert all(column in lines[5] for column in ("Mflop", "KiB", "Gflop/s", "of peak", "bound µs", "bound by"))
+    shares = [float(line.split()[4].rstrip("%")) for line in lines[6:]]
+    assert sum(shares[:-1]) == pytest.approx(100, abs=1)
+    assert shares[:-1] == sorted(shares[:-1], reverse=True)
+    assert lines[-1].split()[0] == "total"
+    assert shares[-1] == 100
 
 
 def test_the_report_in_a_file(native: Path, tmp_path: Path, run_edgec: Edgec) -> None:
@@ -122,8 +148,16 @@ def test_an_emulated_benchmark_says_so(rk3588: Path, run_edgec: Edgec) -> None:
     result = run_edgec("bench", rk3588, *QUICK)
     assert result.code == 0
     assert "The CPU is emulated: these times say nothing about the board." in result.stdout
-    report = edgec.bench(edgec.load(rk3588), warmup_ms=1, min_time_ms=5)
+    report = edgec.bench(edgec.load(rk3588), warmup_ms=1, min_time_ms=5, profile_runs=1)
     assert report.is_emulated
+    assert report.peak is None
+    assert all(
+        kernel.flops is not None and kernel.gflops is None and kernel.bound_us is None for kernel in report.kernels
+    )
+    said = run_edgec("bench", rk3588, "--profile", *QUICK).stdout
+    assert "Mflop" in said
+    assert "No peak is measured on an emulated CPU: shares of it would mean nothing." in said
+    assert "of peak" not in said and "Gflop/s" not in said
     assert report.machine == "QEMU cortex-a76"
     assert "(emulated: says nothing about the board)" in str(report)
 
