@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -60,9 +60,19 @@ class InProcessRunner:
         return [self._run_one(sample) for sample in samples]
 
     def _run_one(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        outputs = [np.empty(info.shape, info.dtype) for info in self._bundle.outputs]
-        self._check(self._library.edgec_run(self._session, _pointers(inputs), _pointers(outputs)))
+        infer, outputs = self.bind(inputs)
+        infer()
         return outputs
+
+    def bind(self, inputs: Sequence[np.ndarray]) -> tuple[Callable[[], None], list[np.ndarray]]:
+        """An inference on these very arrays, and the arrays that each call of it overwrites."""
+        outputs = [np.empty(info.shape, info.dtype) for info in self._bundle.outputs]
+        given, wanted = _pointers(inputs), _pointers(outputs)
+
+        def infer(_kept: object = inputs) -> None:
+            self._check(self._library.edgec_run(self._session, given, wanted))
+
+        return infer, outputs
 
     def _check(self, status: int) -> None:
         if status != 0:
