@@ -1,137 +1,341 @@
-"""Latency of edgec and its peers on this machine: one run, interleaved, medians and spread.
+"""Latency, memory and loading of edgec and its peers on this machine, interleaved: medians and spread.
 
-    python benchmarks/x86.py [--threads 1] [--seconds 2] [--models resnet8,yunet] [--json out.json]
+    python benchmarks/x86.py [--threads 1,2] [--seconds 2] [--models resnet8,yunet] [--json out.json]
+    python benchmarks/x86.py --targets native,x86-64-v3,x86-64-v2 --peers onnxruntime
 
-Each model is compiled for `native`. edgec, ONNX Runtime and, where it is installed, OpenVINO (float32) take turns in
-short rounds, so that a change of the machine's speed meets all of them. Models come from the folder EDGEC_DATA
-(default: ../shared/data beside the repository).
+Every contender gets the same ONNX bytes, the same inputs and the same CPUs, has a process of its own, and takes its
+turn of a fifth of a second, so that a change of the machine's speed meets all of them. What it computes is compared
+with the engine before it is timed. docs/benchmarks.md says what the figures mean.
+
+Models come from the folder EDGEC_DATA (default: ../shared/data beside the repository), those of PP-OCRv4 from
+EDGEC_PPOCR (default: its subfolder ppocr).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata, util
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 from rich.console import Console
 from rich.table import Table
 
 import edgec
-from edgec.devices import open_runner
+from edgec.benchmark import machine
+from edgec.errors import EdgecError
+from edgec.parity import POLICY, compare
 from edgec.sources import read_model
 
-DATA = Path(os.environ.get("EDGEC_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data") / "models"
-MODELS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
-    "mnist8": ("mnist8/mnist-8.onnx", {}),
-    "resnet8": ("mlperf_tiny_resnet8.onnx", {}),
-    "yunet": ("yunet_n_320.onnx", {}),
-    "ultraface": ("ultraface_rfb320.onnx", {}),
-    "fastestdet": ("fastestdet.onnx", {}),
+DATA = Path(os.environ.get("EDGEC_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+PPOCR = Path(os.environ.get("EDGEC_PPOCR") or DATA / "ppocr")
+Shapes = dict[str, tuple[int, ...]]
+MODELS: dict[str, tuple[str, Shapes]] = {
+    "mobilenet_v2": ("models.MobileNetV2", {}),
+    "resnet18": ("models.ResNet18", {}),
+    "transformer": ("models.TransformerClassifier", {}),
     "efficientnet_lite0": ("efficientnet_lite0.onnx", {}),
+    "fastestdet": ("fastestdet.onnx", {}),
+    "ultraface": ("ultraface_rfb320.onnx", {}),
+    "yunet": ("yunet_n_320.onnx", {}),
+    "resnet8": ("mlperf_tiny_resnet8.onnx", {}),
     "super_resolution": ("superres10/super_resolution_10.onnx", {"input": (1, 1, 224, 224)}),
+    "mnist8": ("mnist8/mnist-8.onnx", {}),
+    "ppocr_det": ("ch_PP-OCRv4_det_infer.onnx", {"x": (1, 3, 640, 640)}),
+    "ppocr_rec": ("ch_PP-OCRv4_rec_infer.onnx", {"x": (1, 3, 48, 320)}),
+    "ppocr_cls": ("ch_ppocr_mobile_v2.0_cls_infer.onnx", {"x": (1, 3, 48, 192)}),
 }
-ROUND_SECONDS = 0.2
-
-Inference = Callable[[], object]
-
-
-def edgec_inference(path: Path, shapes: dict[str, tuple[int, ...]], threads: int) -> tuple[Inference, list[np.ndarray]]:
-    """The artifact in this process, and the inputs that all contenders get."""
-    bundle = edgec.compile(path, target="native", inputs=shapes or None)
-    inputs = [array[0] for array in bundle.golden("inputs").values()]
-    runner = open_runner(bundle, threads=threads)
-    return lambda: runner.run([inputs]), inputs
+"""Networks of edgec.models by their names, and files, with the shapes that these leave open."""
+PEERS = ("onnxruntime", "openvino")
+SHARES = (10, 50, 90)
+ROUND_SECONDS, WARM_UP_SECONDS = 0.2, 0.3
+WRONG_DB = 40.0
+"""A peer whose outputs are further from the engine's computes something else; one between this and the parity policy
+rounds differently, which the report says."""
 
 
-def onnxruntime_inference(path: Path, shapes: dict[str, tuple[int, ...]], threads: int) -> Inference:
-    import onnx_ir as ir
-    import onnxruntime
+@dataclass
+class Figures:
+    """What one contender showed on one model at one number of threads.
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    model = read_model(path, shapes or None)
-    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
-    feed = {value.name: np.zeros(value.shape, np.float32) for value in session.get_inputs()}
-    return lambda: session.run(None, feed)
+    Attributes:
+        latencies_ms: Of every inference after the warm-up.
+        peak_mib: Highest resident memory of its process, Python and NumPy (26 MiB) among it.
+        note: How its outputs differ from the engine's; empty where the parity policy holds.
+    """
+
+    load_ms: float
+    first_ms: float
+    peak_mib: float
+    note: str = ""
+    latencies_ms: list[float] = field(default_factory=list)
+
+    @property
+    def percentiles_ms(self) -> tuple[float, ...]:
+        return tuple(float(value) for value in np.percentile(self.latencies_ms, SHARES))
+
+    @property
+    def median_ms(self) -> float:
+        return self.percentiles_ms[1]
+
+    def to_dict(self) -> dict[str, object]:
+        ms = dict(zip((f"p{share}_ms" for share in SHARES), self.percentiles_ms, strict=True))
+        rest = {name: getattr(self, name) for name in ("load_ms", "first_ms", "peak_mib", "note")}
+        return {**ms, **rest, "runs": len(self.latencies_ms)}
 
 
-def openvino_inference(path: Path, shapes: dict[str, tuple[int, ...]], threads: int) -> Inference:
-    import openvino
+@dataclass
+class Row:
+    """One model at one number of threads; contenders by name, edgec's with their targets: ``edgec native``."""
 
-    core = openvino.Core()
-    model = core.read_model(path)
-    if shapes:
-        model.reshape({name: list(shape) for name, shape in shapes.items()})
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
-    inputs = [np.zeros(list(port.shape), np.float32) for port in model.inputs]
-    return lambda: request.infer(inputs)
+    model: str
+    threads: int
+    compile_s: float
+    figures: dict[str, Figures]
+
+    def ratio(self) -> float:
+        """The best peer's median by that of edgec's first target; above 1, edgec is faster. NaN without a peer."""
+        ours = next((f for name, f in self.figures.items() if name.startswith("edgec")), None)
+        peers = [f.median_ms for name, f in self.figures.items() if not name.startswith("edgec")]
+        return min(peers) / ours.median_ms if ours and peers else math.nan
 
 
-def measure(contenders: dict[str, Inference], seconds: float) -> dict[str, list[float]]:
-    """Latencies in ms by contender; they take turns of a fifth of a second."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for inference in contenders.values():
-        inference()
-    end = time.perf_counter() + seconds * len(contenders)
-    while time.perf_counter() < end:
-        for name, inference in contenders.items():
-            round_end = time.perf_counter() + ROUND_SECONDS
-            while (start := time.perf_counter()) < round_end:
-                inference()
-                times[name].append((time.perf_counter() - start) * 1e3)
-    return times
+def geometric_mean(ratios: Sequence[float]) -> float:
+    """NaN where there is nothing to take the mean of."""
+    known = [ratio for ratio in ratios if not math.isnan(ratio)]
+    return math.exp(sum(map(math.log, known)) / len(known)) if known else math.nan
+
+
+class Contender:
+    """A process of `x86_contender.py`."""
+
+    def __init__(self, peer: str, folder: Path, threads: int) -> None:
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  lives as long as the process
+        script = Path(__file__).with_name("x86_contender.py")
+        command = [sys.executable, str(script), peer, str(folder), str(threads)]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._log, text=True)
+        start = self._read()
+        self.figures = Figures(*(start[key] for key in ("load_ms", "first_ms", "peak_mib")))  # type: ignore[arg-type]
+        with np.load(folder / f"{peer}.npz") as file:
+            self.outputs = {name: file[f"output_{i}"] for i, name in enumerate(start["outputs"])}  # type: ignore[arg-type]
+
+    def run(self, seconds: float, count: bool = True) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.flush()
+        message = self._read()
+        if count:
+            self.figures.latencies_ms += message["latencies_ms"]  # type: ignore[operator]
+            self.figures.peak_mib = float(str(message["peak_mib"]))
+
+    def close(self) -> None:
+        self._process.communicate()
+
+    def _read(self) -> dict[str, object]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("\x02"):
+                return dict(json.loads(line[1:]))
+        self._log.seek(0)
+        raise RuntimeError("a contender ended:\n" + self._log.read()[-2000:])
+
+
+def model_path(name: str) -> tuple[str | Path, Shapes]:
+    """What `edgec.compile` takes for a model of the suite, and the shapes.
+
+    Raises:
+        FileNotFoundError: The file is not there; the message says how to get it.
+    """
+    source, shapes = MODELS[name]
+    if source.startswith("models."):
+        return source, shapes
+    path = (PPOCR if name.startswith("ppocr") else DATA / "models") / source
+    if not path.is_file():
+        variable = "EDGEC_PPOCR" if name.startswith("ppocr") else "EDGEC_DATA"
+        raise FileNotFoundError(f"no {path} (set {variable})")
+    return path, shapes
+
+
+def measure_model(
+    name: str, targets: Sequence[str], peers: Sequence[str], threads: Sequence[int], seconds: float
+) -> list[Row]:
+    """Compile a model for each target, then measure all contenders at each number of threads.
+
+    Raises:
+        FileNotFoundError: The model's file is not there.
+        EdgecError: edgec cannot compile it.
+        AssertionError: edgec computes something else than its engine.
+    """
+    source, shapes = model_path(name)
+    with tempfile.TemporaryDirectory(prefix="edgec-x86-") as root:
+        folder = Path(root) / "peers"
+        folder.mkdir()
+        ir.save(read_model(source, shapes or None), folder / "model.onnx")
+        bundles, seconds_of = {}, {}
+        for target in targets:
+            start = time.perf_counter()
+            bundles[f"edgec {target}"] = edgec.compile(folder / "model.onnx", target=target, name=name, cache=False)
+            seconds_of[target] = time.perf_counter() - start
+        reference = bundles[f"edgec {targets[0]}"]
+        sample = {info: array[0] for info, array in reference.golden("inputs").items()}
+        for place in (folder, *(bundle.folder for bundle in bundles.values())):
+            np.savez(place / "inputs.npz", **sample)
+        expected = {info: array[0] for info, array in reference.golden("outputs").items()}
+        places = {**{name: bundle.folder for name, bundle in bundles.items()}, **dict.fromkeys(peers, folder)}
+        return [
+            Row(name, count, seconds_of[targets[0]], measure(places, expected, count, seconds)) for count in threads
+        ]
+
+
+def measure(
+    places: Mapping[str, Path], expected: Mapping[str, np.ndarray], threads: int, seconds: float
+) -> dict[str, Figures]:
+    """Start all contenders, compare what they compute, and let them take turns."""
+    contenders: dict[str, Contender] = {}
+    try:
+        for name, folder in places.items():
+            contender = Contender(name.split()[0], folder, threads)
+            contenders[name] = contender
+            contender.figures.note = difference(expected, contender.outputs, is_strict=name.startswith("edgec"))
+            contender.run(WARM_UP_SECONDS, count=False)
+        end = time.perf_counter() + seconds * len(contenders)
+        order = list(contenders.values())
+        while time.perf_counter() < end:
+            for contender in order:
+                contender.run(ROUND_SECONDS)
+            order.append(order.pop(0))  # nobody always follows the same one
+    finally:
+        for contender in contenders.values():
+            contender.close()
+    return {name: contender.figures for name, contender in contenders.items()}
+
+
+def difference(expected: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], is_strict: bool) -> str:
+    """How outputs miss the parity policy; empty where they hold it.
+
+    Raises:
+        AssertionError: They are wrong: beyond the policy where `is_strict`, else no more than similar.
+    """
+    notes = []
+    for name, array in expected.items():
+        parity = compare(name, array, outputs[name], POLICY["float32"])
+        if not parity.passed:
+            notes.append(f"{name} {parity.reason}")
+        assert parity.passed or (not is_strict and parity.sqnr_db >= WRONG_DB), notes[-1]
+    return "; ".join(notes)
+
+
+def latency_table(rows: Sequence[Row]) -> Table:
+    """Medians and spreads of the rows of one number of threads, with the ratio to the best peer."""
+    names = list(rows[0].figures)
+    table = Table(title=f"median ms (10 %–90 %), {rows[0].threads} thread(s)")
+    for column in ("model", *names, "best peer / edgec"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for row in rows:
+        spreads = (row.figures[name].percentiles_ms for name in names)
+        cells = (f"{middle:.3f} ({low:.3f}–{high:.3f})" for low, middle, high in spreads)
+        table.add_row(row.model, *cells, f"{row.ratio():.2f}")
+    table.add_row("geometric mean", *[""] * len(names), f"{geometric_mean([row.ratio() for row in rows]):.2f}")
+    return table
+
+
+def cost_table(rows: Sequence[Row]) -> Table:
+    """Peak memory, and loading with the first inference, of the rows of one number of threads."""
+    names = list(rows[0].figures)
+    table = Table(title=f"peak MiB / load ms + first inference ms, {rows[0].threads} thread(s)")
+    for column in ("model", *names, "compile s"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for row in rows:
+        costs = (row.figures[name] for name in names)
+        cells = (f"{f.peak_mib:.0f} / {f.load_ms:.1f} + {f.first_ms:.1f}" for f in costs)
+        table.add_row(row.model, *cells, f"{row.compile_s:.1f}")
+    return table
+
+
+def save(path: Path, rows: Sequence[Row], skipped: Mapping[str, str]) -> None:
+    """All figures with machine and versions, as JSON."""
+    contenders = [name for name in rows[0].figures if not name.startswith("edgec")] if rows else []
+    threads = sorted({row.threads for row in rows})
+    report = {
+        "machine": machine(),
+        "system": platform.platform(),
+        "versions": {"edgec": edgec.__version__, **{name: metadata.version(name) for name in contenders}},
+        "geometric_mean": {str(n): geometric_mean([r.ratio() for r in rows if r.threads == n]) for n in threads},
+        "skipped": dict(skipped),
+        "rows": [
+            {
+                "model": row.model,
+                "threads": row.threads,
+                "compile_s": row.compile_s,
+                "best_peer_by_edgec": row.ratio(),
+                "contenders": {name: figures.to_dict() for name, figures in row.figures.items()},
+            }
+            for row in rows
+        ],
+    }
+    path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=2.0, help="time per contender and model")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--threads", default="1", help="comma-separated; default: 1")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time per contender, model and number of threads")
     parser.add_argument("--models", default=",".join(MODELS), help="comma-separated; default: all")
+    parser.add_argument("--targets", default="native", help="edgec's targets, comma-separated; ratios are the first's")
+    parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated; default: those installed")
     parser.add_argument("--json", type=Path, help="write all figures here")
     arguments = parser.parse_args()
-    rows = []
-    for name in arguments.models.split(","):
-        file, shapes = MODELS[name]
-        run, _ = edgec_inference(DATA / file, shapes, arguments.threads)
-        contenders: dict[str, Inference] = {"edgec": run}
-        for peer, make in (("onnxruntime", onnxruntime_inference), ("openvino", openvino_inference)):
-            if util.find_spec(peer) is not None:
-                contenders[peer] = make(DATA / file, shapes, arguments.threads)
-        times = measure(contenders, arguments.seconds)
-        rows.append({"model": name, **{peer: np.percentile(t, [0, 10, 50, 90]).tolist() for peer, t in times.items()}})
-        Console(stderr=True).print(f"{name}: " + ", ".join(f"{p} {np.median(t):.3f} ms" for p, t in times.items()))
-    report(rows, arguments.threads, arguments.json)
+    models, targets = arguments.models.split(","), arguments.targets.split(",")
+    threads = [int(count) for count in arguments.threads.split(",")]
+    if strangers := sorted({*models} - {*MODELS}):
+        parser.error(f"no model called {', '.join(strangers)}; there are {', '.join(MODELS)}")
+    if max(threads) > (cpus := len(os.sched_getaffinity(0))):
+        parser.error(f"{max(threads)} threads on {cpus} CPUs would measure the scheduler")
+    peers = [peer for peer in arguments.peers.split(",") if peer in PEERS and util.find_spec(peer) is not None]
+    rows: list[Row] = []
+    skipped: dict[str, str] = {}
+    for name in models:
+        try:
+            rows += measure_model(name, targets, peers, threads, arguments.seconds)
+        except (FileNotFoundError, EdgecError, AssertionError) as err:
+            skipped[name] = f"{type(err).__name__}: {err}"
+            print(f"{name} is left out: {err}", file=sys.stderr)
+            continue
+        for row in rows[-len(threads) :]:
+            medians = ", ".join(f"{contender} {f.median_ms:.3f} ms" for contender, f in row.figures.items())
+            print(f"{name}, {row.threads} thread(s): {medians}", file=sys.stderr)
+    report(rows, threads, arguments.json, skipped)
+    if any(not reason.startswith("FileNotFoundError") for reason in skipped.values()):
+        sys.exit(1)
 
 
-def report(rows: list[dict[str, object]], threads: int, path: Path | None) -> None:
-    """Print the table; write the figures with machine and versions where asked."""
-    peers = [key for key in rows[0] if key != "model"]
-    table = Table(title=f"median ms (10 %–90 %), {threads} thread(s), {platform.processor() or platform.machine()}")
-    table.add_column("model")
-    for peer in peers:
-        table.add_column(peer, justify="right")
-    table.add_column("best peer / edgec", justify="right")
-    ratios = []
-    for row in rows:
-        cells = [f"{row[p][2]:.3f} ({row[p][1]:.3f}–{row[p][3]:.3f})" for p in peers]  # type: ignore[index]
-        ratio = min(row[p][2] for p in peers[1:]) / row["edgec"][2] if peers[1:] else float("nan")  # type: ignore[index]
-        ratios.append(ratio)
-        table.add_row(str(row["model"]), *cells, f"{ratio:.2f}")
-    if peers[1:]:
-        table.add_row("geometric mean", *[""] * len(peers), f"{float(np.exp(np.mean(np.log(ratios)))):.2f}")
-    Console(width=140).print(table)
+def report(rows: Sequence[Row], threads: Sequence[int], path: Path | None, skipped: Mapping[str, str]) -> None:
+    """Print the tables and what else is to be known; write the file where asked."""
+    console = Console(width=160)
+    console.print(machine(), highlight=False)
+    for count in threads:
+        if some := [row for row in rows if row.threads == count]:
+            console.print(latency_table(some), cost_table(some))
+    for row in rows[:: len(threads)]:
+        for name, figures in row.figures.items():
+            if figures.note:
+                console.print(f"{row.model}: {name} misses the parity policy: {figures.note}", highlight=False)
+    for name, reason in skipped.items():
+        console.print(f"{name} is left out: {reason}", highlight=False)
     if path is not None:
-        versions = {p: metadata.version(p) for p in peers}
-        header = {"machine": platform.platform(), "cpus": os.cpu_count(), "threads": threads, "versions": versions}
-        path.write_text(json.dumps({**header, "percentiles": [0, 10, 50, 90], "rows": rows}, indent=2) + "\n")
+        save(path, rows, skipped)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
-from edgec.bundle import Bundle
+from edgec.bundle import Bundle, TensorInfo
 from edgec.errors import DeviceError
 
 __all__ = ["InProcessRunner"]
@@ -66,7 +66,7 @@ class InProcessRunner:
 
     def bind(self, inputs: Sequence[np.ndarray]) -> tuple[Callable[[], None], list[np.ndarray]]:
         """An inference on these very arrays, and the arrays that each call of it overwrites."""
-        outputs = [np.empty(info.shape, info.dtype) for info in self._bundle.outputs]
+        outputs = [_aligned_empty(info) for info in self._bundle.outputs]
         given, wanted = _pointers(inputs), _pointers(outputs)
 
         def infer(_kept: object = inputs) -> None:
@@ -90,6 +90,17 @@ class InProcessRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+_ALIGNMENT = 64
+"""``EDGEC_ALIGNMENT`` of edgec.h: buffers aligned to so many bytes are used in place."""
+
+
+def _aligned_empty(info: TensorInfo) -> np.ndarray:
+    size = int(np.prod(info.shape, dtype=np.int64)) * np.dtype(info.dtype).itemsize
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size].view(info.dtype).reshape(info.shape)
 
 
 def _pointers(arrays: Sequence[np.ndarray]) -> ctypes.Array[ctypes.c_void_p]:
