@@ -121,6 +121,8 @@ def _plain(name: str) -> str:
 
 
 def _closest(name: str, names: Mapping[str, str]) -> str | None:
+    if name in names:  # the recipe mobilenet-v2 trains another network than MobileNetV2
+        return name
     return next((key for key in names if _plain(key) == _plain(name)), None)
 
 

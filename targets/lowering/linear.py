@@ -80,15 +80,22 @@ def _packed(emitter: Emitter, x: relax.Expr, matrix: np.ndarray) -> relax.Expr:
 
 
 def packed_matmul(x: te.Tensor, w: te.Tensor, columns: int) -> te.Tensor:
-    """Input (..., M, K), weights (ceil(N/lanes), K, lanes) -> (..., M, N)."""
-    lanes = int(w.shape[2])
-    k = te.reduce_axis((0, int(x.shape[-1])), "k")
-    return te.compute(
-        (*(int(s) for s in x.shape[:-1]), columns),
+    """Input (..., M, K), weights (ceil(N/lanes), K, lanes) -> (..., M, N).
+
+    The product has whole vectors of columns; those beyond N are dropped by a second stage.
+    """
+    blocks, depth, lanes = (int(s) for s in w.shape)
+    leading = [int(s) for s in x.shape[:-1]]
+    k = te.reduce_axis((0, depth), "k")
+    product = te.compute(
+        (*leading, blocks * lanes),
         lambda *i: te.sum(x(*i[:-1], k) * w[i[-1] // lanes, k, i[-1] % lanes], axis=[k]),
         name="matmul",
         attrs={KERNEL: "matmul"},
     )
+    if columns == blocks * lanes:
+        return product
+    return te.compute((*leading, columns), lambda *i: product(*i), name="columns")
 
 
 def batched_matmul(a: te.Tensor, b: te.Tensor) -> te.Tensor:
