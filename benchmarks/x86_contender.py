@@ -3,8 +3,9 @@
     python benchmarks/x86_contender.py PEER FOLDER THREADS
 
 FOLDER holds ``model.onnx`` and ``inputs.npz``; for edgec it is an unpacked bundle, as it lies on a device, with
-``inputs.npz`` beside. The first answer tells what loading took, the first inference, and memory, and where the outputs
-are. Each further line on stdin is a number of seconds, answered with the latencies of the inferences made in it.
+``inputs.npz`` beside. The first answer tells what loading took, the first inference, and memory; the outputs lie in
+``PEER.npz`` then. Each further line on stdin is a number of seconds, answered with the latencies of the inferences
+made in it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from types import SimpleNamespace
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
-Session = tuple[Callable[[], object], Callable[[], Arrays]]
+Session = tuple[Callable[[], object], Callable[[], list[np.ndarray]]]
 """An inference on inputs that are bound to it once, and what gives the outputs of the last one."""
 Loader = Callable[[], Session]
 """Loads the model. The library is imported before."""
@@ -48,7 +49,7 @@ def edgec_loader(folder: Path, inputs: Arrays, threads: int) -> Loader:
     def load() -> Session:
         runner = InProcessRunner(bundle, threads)  # type: ignore[arg-type]  # what it reads of a bundle is there
         infer, outputs = runner.bind(sample)
-        return infer, lambda: {info.name: array for info, array in zip(infos["outputs"], outputs, strict=True)}
+        return infer, lambda: outputs
 
     return load
 
@@ -63,13 +64,9 @@ def onnxruntime_loader(folder: Path, inputs: Arrays, threads: int) -> Loader:
         binding = session.io_binding()
         for name, array in inputs.items():
             binding.bind_cpu_input(name, array)
-        names = [value.name for value in session.get_outputs()]
-        for name in names:
-            binding.bind_output(name)
-        return (
-            lambda: session.run_with_iobinding(binding),
-            lambda: dict(zip(names, binding.copy_outputs_to_cpu(), strict=True)),
-        )
+        for value in session.get_outputs():
+            binding.bind_output(value.name)
+        return functools.partial(session.run_with_iobinding, binding), binding.copy_outputs_to_cpu
 
     return load
 
@@ -82,11 +79,10 @@ def openvino_loader(folder: Path, inputs: Arrays, threads: int) -> Loader:
         settings["PERFORMANCE_HINT"] = "LATENCY"
         compiled = openvino.Core().compile_model(folder / "model.onnx", "CPU", settings)
         request = compiled.create_infer_request()
-        names = [port.get_any_name() for port in compiled.outputs]
         for name, array in inputs.items():
             request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
         infer = functools.partial(request.infer, share_outputs=True)
-        return infer, lambda: {name: request.get_output_tensor(i).data for i, name in enumerate(names)}
+        return infer, lambda: [request.get_output_tensor(i).data for i in range(len(compiled.outputs))]
 
     return load
 
@@ -131,13 +127,11 @@ def serve(peer: str, folder: Path, threads: int) -> None:
     infer()
     first = time.perf_counter()
     peak_mib = resident_mib("VmHWM")
-    outputs = fetch()
-    np.savez(folder / f"{peer}.npz", **{f"output_{i}": array for i, array in enumerate(outputs.values())})
+    np.savez(folder / f"{peer}.npz", *fetch())
     answer({
         "load_ms": (loaded - start) * 1e3,
         "first_ms": (first - loaded) * 1e3,
         "peak_mib": peak_mib,
-        "outputs": list(outputs),
         "cpus": sorted(os.sched_getaffinity(0)),
     })  # fmt: skip
     for line in sys.stdin:
