@@ -16,7 +16,7 @@ import pytest
 from edgec.engine import Tensor, grad, tensor
 from edgec.engine import functional as F  # noqa: N812 - the field's name for it
 from edgec.engine.ops import columns
-from edgec.engine.ops.products import product_into, product_of_rows
+from edgec.engine.ops.products import products_into, sum_of_products_of_rows
 
 # Function, shapes of its tensors, and its other arguments, for edgec and PyTorch alike.
 CALLS: list[tuple[str, list[tuple[int, ...]], dict[str, Any]]] = [
@@ -140,6 +140,6 @@ def test_products_in_pieces(m: int, k: int, q: int) -> None:
     rng = np.random.default_rng(4)
     a, b, c = rng.standard_normal((m, k)), rng.standard_normal((k, q + 5))[:, :q], rng.standard_normal((m, q))
     out = np.full((m, q), np.nan)
-    product_into(a, b, out)
+    products_into(a, [(b, out)])
     np.testing.assert_allclose(out, a @ b, rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(product_of_rows(b, c), b @ c.T, rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(sum_of_products_of_rows([(b, c), (b, c)]), 2 * b @ c.T, rtol=1e-10, atol=1e-9)
