@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from edgec.engine import primitives as p
 from edgec.engine.arrays import is_float
 
 if TYPE_CHECKING:
+    from edgec.engine.operators import Operators
     from edgec.engine.tensor import Tensor, TensorLike
 
 __all__ = ["floating", "floor_divide", "modulo", "same_dtype"]
@@ -18,8 +19,9 @@ __all__ = ["floating", "floor_divide", "modulo", "same_dtype"]
 _FLOAT = np.dtype(np.float32)
 
 
-def same_dtype(self: Tensor, other: TensorLike) -> tuple[Tensor, Tensor]:
+def same_dtype(one: Operators, other: TensorLike) -> tuple[Tensor, Tensor]:
     """Both operands in one dtype; a Python number takes the tensor's, unless it is a float beside integers."""
+    self = cast("Tensor", one)
     if not isinstance(other, tensors.Tensor):
         if isinstance(other, np.ndarray):
             other = tensors.Tensor(other)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from edgec.engine import indexing, promotion, recording, tape
+from edgec.engine import indexing, recording, tape
 from edgec.engine import primitives as p
 from edgec.engine.arrays import Array, DTypeLike, has_onnx_type, is_float
 from edgec.engine.hooks import GradientHook, Hooks, RemovableHandle
 from edgec.engine.inplace import InPlace, become_array
 from edgec.engine.modes import state
 from edgec.engine.node import Node, note_change
+from edgec.engine.operators import Operators
 
 if TYPE_CHECKING:
     from edgec.engine.indexing import Index
@@ -26,7 +27,7 @@ TensorLike: TypeAlias = "Tensor | Array | Scalar"
 _FLOAT = np.dtype(np.float32)
 
 
-class Tensor(InPlace):
+class Tensor(Operators, InPlace):
     """A NumPy array that remembers how it was computed.
 
     Attributes:
@@ -230,52 +231,7 @@ class Tensor(InPlace):
         recording.refuse_value(self, "in")
         return bool((self.array == value).any())
 
-    # --- operators ---
-
-    def __add__(self, other: TensorLike) -> Tensor:
-        return p.add(*promotion.same_dtype(self, other))
-
-    def __radd__(self, other: TensorLike) -> Tensor:
-        return p.add(*reversed(promotion.same_dtype(self, other)))
-
-    def __sub__(self, other: TensorLike) -> Tensor:
-        return p.sub(*promotion.same_dtype(self, other))
-
-    def __rsub__(self, other: TensorLike) -> Tensor:
-        return p.sub(*reversed(promotion.same_dtype(self, other)))
-
-    def __mul__(self, other: TensorLike) -> Tensor:
-        return p.mul(*promotion.same_dtype(self, other))
-
-    def __rmul__(self, other: TensorLike) -> Tensor:
-        return p.mul(*reversed(promotion.same_dtype(self, other)))
-
-    def __truediv__(self, other: TensorLike) -> Tensor:
-        return p.div(*map(promotion.floating, promotion.same_dtype(self, other)))
-
-    def __rtruediv__(self, other: TensorLike) -> Tensor:
-        return p.div(*map(promotion.floating, reversed(promotion.same_dtype(self, other))))
-
-    def __floordiv__(self, other: TensorLike) -> Tensor:
-        return promotion.floor_divide(*promotion.same_dtype(self, other))
-
-    def __rfloordiv__(self, other: TensorLike) -> Tensor:
-        return promotion.floor_divide(*reversed(promotion.same_dtype(self, other)))
-
-    def __mod__(self, other: TensorLike) -> Tensor:
-        return promotion.modulo(*promotion.same_dtype(self, other))
-
-    def __pow__(self, other: TensorLike) -> Tensor:
-        return p.power(*promotion.same_dtype(self, other))
-
-    def __rpow__(self, other: TensorLike) -> Tensor:
-        return p.power(*reversed(promotion.same_dtype(self, other)))
-
-    def __matmul__(self, other: Tensor | Array) -> Tensor:
-        return p.matmul(*promotion.same_dtype(self, other))
-
-    def __rmatmul__(self, other: Array) -> Tensor:
-        return p.matmul(*reversed(promotion.same_dtype(self, other)))
+    # --- operators; those with two operands are in `Operators` ---
 
     def __neg__(self) -> Tensor:
         return p.call("Neg", self)
@@ -285,35 +241,6 @@ class Tensor(InPlace):
 
     def __invert__(self) -> Tensor:
         return p.call("Not", self)
-
-    def __and__(self, other: TensorLike) -> Tensor:
-        return p.call("And", *promotion.same_dtype(self, other))
-
-    def __or__(self, other: TensorLike) -> Tensor:
-        return p.call("Or", *promotion.same_dtype(self, other))
-
-    def __xor__(self, other: TensorLike) -> Tensor:
-        return p.call("Xor", *promotion.same_dtype(self, other))
-
-    def __eq__(self, other: TensorLike) -> Tensor:  # type: ignore[override]
-        return p.equal(*promotion.same_dtype(self, other))
-
-    def __ne__(self, other: TensorLike) -> Tensor:  # type: ignore[override]
-        return p.call("Not", p.equal(*promotion.same_dtype(self, other)))
-
-    def __lt__(self, other: TensorLike) -> Tensor:
-        return p.call("Less", *promotion.same_dtype(self, other))
-
-    def __le__(self, other: TensorLike) -> Tensor:
-        return p.call("LessOrEqual", *promotion.same_dtype(self, other))
-
-    def __gt__(self, other: TensorLike) -> Tensor:
-        return p.call("Greater", *promotion.same_dtype(self, other))
-
-    def __ge__(self, other: TensorLike) -> Tensor:
-        return p.call("GreaterOrEqual", *promotion.same_dtype(self, other))
-
-    __hash__ = object.__hash__
 
     def __getitem__(self, index: Index) -> Tensor:
         return indexing.index_tensor(self, index)
