@@ -7,10 +7,12 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ import onnx_ir as ir
 
 import edgec
 from edgec.bundle import Bundle, TensorInfo, seal
+from edgec.dump import Dump
 from edgec.errors import EdgecError
 from edgec.golden import INTEGER_BOUNDS, golden_inputs, save_arrays
 from edgec.progress import Progress, silent
@@ -69,32 +72,6 @@ class Compilation:
         path = self.root / name
         path.mkdir(exist_ok=True)
         return path
-
-
-class Dump:
-    """Writes the model after every phase where the user wants to see it; does nothing without a folder."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._count = 0
-        if folder is not None:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as err:
-                raise EdgecError(f"cannot write the IR to {folder}", where=err.strerror) from err
-
-    def graph(self, phase: str, model: ir.Model) -> None:
-        if self._folder is not None:
-            ir.save(model, self._next(phase, "onnx"))
-
-    def text(self, phase: str, suffix: str, content: Callable[[], str]) -> None:
-        if self._folder is not None:
-            self._next(phase, suffix).write_text(content())
-
-    def _next(self, phase: str, suffix: str) -> Path:
-        assert self._folder is not None
-        self._count += 1
-        return self._folder / f"{self._count:02d}-{phase.replace(' ', '-')}.{suffix}"
 
 
 def read(c: Compilation) -> None:
@@ -281,8 +258,7 @@ def compile(
 
     profile = load_profile(target)
     found = find_records(profile, Path(records) if records is not None else None)
-    folder = tempfile.TemporaryDirectory(prefix="edgec-")
-    try:
+    with _bundle_folder() as folder:
         c = Compilation(
             source=model,
             inputs=inputs,
@@ -296,16 +272,23 @@ def compile(
             notes=list(found.notes),
         )
         c.seconds["load compiler"] = time.perf_counter() - start
-        for index, (title, phase) in enumerate(PHASES):
-            progress(title, 0, 0)
-            start = time.perf_counter()
-            phase(c)
-            c.seconds[title] = time.perf_counter() - start
-            progress("compile", index + 1, len(PHASES))
+        _run(c, PHASES)
         start = time.perf_counter()
         bundle = _bundle(c)
-        bundle.phases_s["seal bundle"] = round(time.perf_counter() - start, 3)
-        return bundle
+    bundle.phases_s["seal bundle"] = round(time.perf_counter() - start, 3)
+    return bundle
+
+
+@contextmanager
+def _bundle_folder() -> Iterator[tempfile.TemporaryDirectory[str]]:
+    """A temporary folder, which goes away when compiling fails; else it is the bundle's.
+
+    Raises:
+        EdgecError: It, or something in it, cannot be written.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="edgec-")
+    try:
+        yield folder
     except OSError as err:
         folder.cleanup()
         raise EdgecError(
@@ -316,6 +299,16 @@ def compile(
     except BaseException:
         folder.cleanup()
         raise
+
+
+def _run(c: Compilation, phases: Sequence[tuple[str, Phase]]) -> None:
+    """Go through phases in order, and note how long each takes."""
+    for index, (title, phase) in enumerate(phases):
+        c.progress(title, 0, 0)
+        start = time.perf_counter()
+        phase(c)
+        c.seconds[title] = time.perf_counter() - start
+        c.progress("compile", index + 1, len(phases))
 
 
 def plan_model(
@@ -329,11 +322,7 @@ def plan_model(
     folder = tempfile.TemporaryDirectory(prefix="edgec-")
     with folder:
         c = Compilation(model, inputs, name, load_profile(target), folder, Dump(None), progress, Records())
-        for title, phase in PHASES:
-            if phase is build_kernels:
-                break
-            progress(title, 0, 0)
-            phase(c)
+        _run(c, list(takewhile(lambda row: row[1] is not build_kernels, PHASES)))
     return c.plan, c.profile
 
 

@@ -17,7 +17,9 @@ from edgec.progress import Progress, silent
 from edgec.sources import InputSpec, ModelSource
 
 if TYPE_CHECKING:
+    from edgec.targets.lowering import Plan
     from edgec.targets.profile import Profile
+    from edgec.targets.tuning import Records
 
 __all__ = ["TuneReport", "TunedKernel", "tune"]
 
@@ -115,21 +117,16 @@ def tune(
         raise UsageError(f"cannot tune for {time_s:g} s", fix="give a time above 0")
     name = artifact_name(model)
     from edgec.targets.profile import load_profile
-    from edgec.targets.tuning import Records, cpu_key, read_records, user_file
+    from edgec.targets.tuning import cpu_key, user_file
 
     profile = load_profile(target)
     _refuse_emulator(profile, device)
     path = Path(records) if records is not None else user_file(profile)
-    known = read_records(path) if path.exists() else Records()
-    known.save(path)  # it can be written, or the time would be for nothing
+    known = _open_records(path)
     plan, profile = plan_model(model, target, inputs, name, progress)
     place = Place(profile, device, threads, tuple(cpus))
     search = Search(place, known, path, start + time_s, again, progress, found)
-    is_interrupted = False
-    try:
-        search.run(plan)
-    except KeyboardInterrupt:
-        is_interrupted = True
+    is_interrupted = _is_interrupted(search, plan)
     return TuneReport(
         model=name,
         target=target,
@@ -144,6 +141,24 @@ def tune(
         wrong=tuple(search.wrong),
         notes=tuple(known.notes),
     )
+
+
+def _open_records(path: Path) -> Records:
+    """What is known already, from a file that can be written: otherwise the time would be for nothing."""
+    from edgec.targets.tuning import Records, read_records
+
+    known = read_records(path) if path.exists() else Records()
+    known.save(path)
+    return known
+
+
+def _is_interrupted(search: Search, plan: Plan) -> bool:
+    """Search until the time is over or the user has enough."""
+    try:
+        search.run(plan)
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def _refuse_emulator(profile: Profile, device: str | None) -> None:
