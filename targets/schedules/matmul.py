@@ -40,6 +40,8 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
         order, anchor = [n_outer, n_vectors, n_lanes], n_outer
     else:
         m_outer, m_inner = sch.split(m, [None, rows])
+        if rows_total % rows:
+            sch.annotate(m_outer, "pragma_loop_partition_hint", 1)
         order, anchor = [*batch, n_outer, m_outer, m_inner, n_vectors, n_lanes], m_outer
     sch.reorder(*order)
     sch.compute_at(product, anchor, preserve_unit_loops=True)
@@ -85,7 +87,8 @@ def choose_tile(rows: int, vectors: int, registers: int) -> tuple[int, int]:
             break
         for tile_rows in range(1, min(rows, registers) + 1):
             accumulators = tile_rows * tile_vectors
-            if accumulators > registers * 3 // 4:  # beyond that LLVM spills
+            # Beyond three quarters LLVM spills; so it does where a step's vectors and one element find no room.
+            if accumulators > min(registers * 3 // 4, registers - tile_vectors - 1):
                 break
             waste = -(-rows // tile_rows) * tile_rows / rows * -(-vectors // tile_vectors) * tile_vectors / vectors
             starvation = max(1.0, 8 / accumulators)
