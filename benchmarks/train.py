@@ -18,13 +18,14 @@ import json
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
+
+from turns import Contender, answer, resident_mib
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 ROUND_SECONDS = 0.2
@@ -188,64 +189,34 @@ def serve(peer: str, model: str) -> None:
         answer({"wall_ms": wall, "cpu_ms": cpu, "loss": loss, "page_faults": faults})
 
 
-def answer(message: dict[str, object]) -> None:
-    # A line with a mark, because a library may print lines of its own.
-    print("\x02" + json.dumps(message), flush=True)
-
-
 def reset_peak_memory() -> None:
     Path("/proc/self/clear_refs").write_text("5")
-
-
-def resident_mib(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no {field} in /proc/self/status; memory is measured on Linux only")
 
 
 # --- the conductor ---
 
 
-class Contender:
+class PeerProcess(Contender):
     """A process that makes steps when told to, and what it measured."""
 
     def __init__(self, peer: str, model: str) -> None:
+        super().__init__([sys.executable, __file__, "--serve", peer, model], {**os.environ, **ONE_THREAD})
         self.peer = peer
         self.wall_ms: list[float] = []
         self.cpu_ms: list[float] = []
         self.page_faults = 0
-        command = [sys.executable, __file__, "--serve", peer, model]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **ONE_THREAD}
-        )
-        self.start = self._read()
 
     def run(self, seconds: float, count: bool = True) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{seconds}\n")
-        self._process.stdin.flush()
-        message = self._read()
+        message = self.work(seconds)
         if count:
             self.wall_ms += message["wall_ms"]
             self.cpu_ms += message["cpu_ms"]
             self.page_faults += message["page_faults"]
 
-    def close(self) -> None:
-        self._process.communicate()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("\x02"):
-                message: dict[str, Any] = json.loads(line[1:])
-                return message
-        raise RuntimeError(f"the process of {self.peer} ended with {self._process.wait()}")
-
 
 def measure(model: str, peers: list[str], seconds: float) -> dict[str, dict[str, object]]:
     """Figures by contender: percentiles of the wall and CPU time of a step in ms, and memory."""
-    contenders = [Contender(peer, model) for peer in peers]
+    contenders = [PeerProcess(peer, model) for peer in peers]
     for contender in contenders:
         contender.run(ROUND_SECONDS, count=False)
     end = time.perf_counter() + seconds * len(contenders)

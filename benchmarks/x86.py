@@ -18,7 +18,6 @@ import json
 import math
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +30,7 @@ import numpy as np
 import onnx_ir as ir
 from rich.console import Console
 from rich.table import Table
+from turns import Contender
 
 import edgec
 from edgec.benchmark import machine
@@ -117,42 +117,21 @@ def geometric_mean(ratios: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, known)) / len(known)) if known else math.nan
 
 
-class Contender:
-    """A process of `x86_contender.py`."""
+class PeerProcess(Contender):
+    """A process of `x86_contender.py`, and what it showed."""
 
     def __init__(self, peer: str, folder: Path, threads: int) -> None:
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  lives as long as the process
         script = Path(__file__).with_name("x86_contender.py")
-        command = [sys.executable, str(script), peer, str(folder), str(threads)]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._log, text=True)
-        start = self._read()
-        self.figures = Figures(*(start[key] for key in ("load_ms", "first_ms", "peak_mib")))  # type: ignore[arg-type]
+        super().__init__([sys.executable, str(script), peer, str(folder), str(threads)])
+        self.figures = Figures(*(self.start[key] for key in ("load_ms", "first_ms", "peak_mib")))
         with np.load(folder / f"{peer}.npz") as file:
             self.outputs = [file[f"arr_{i}"] for i in range(len(file.files))]
 
     def run(self, seconds: float, count: bool = True) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{seconds}\n")
-        self._process.stdin.flush()
-        message = self._read()
+        message = self.work(seconds)
         if count:
-            self.figures.latencies_ms += message["latencies_ms"]  # type: ignore[operator]
-            self.figures.peak_mib = float(str(message["peak_mib"]))
-
-    def close(self) -> None:
-        self._process.communicate()
-        self._log.close()
-
-    def _read(self) -> dict[str, object]:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("\x02"):
-                return dict(json.loads(line[1:]))
-        self._log.seek(0)
-        said = self._log.read()[-2000:].strip()
-        self.close()
-        raise RuntimeError(f"the process ended: {said}")
+            self.figures.latencies_ms += message["latencies_ms"]
+            self.figures.peak_mib = message["peak_mib"]
 
 
 def model_path(name: str) -> tuple[str | Path, Shapes]:
@@ -206,12 +185,12 @@ def measure(
     places: Mapping[str, Path], expected: Mapping[str, np.ndarray], threads: int, seconds: float
 ) -> dict[str, Figures]:
     """Start all contenders, compare what they compute, and let them take turns; a peer that fails is left out."""
-    contenders: dict[str, Contender] = {}
+    contenders: dict[str, PeerProcess] = {}
     try:
         for name, folder in places.items():
             is_ours = name.startswith("edgec")
             try:
-                contender = contenders[name] = Contender(name.split()[0], folder, threads)
+                contender = contenders[name] = PeerProcess(name.split()[0], folder, threads)
                 contender.figures.note = difference(expected, contender.outputs, is_strict=is_ours)
                 contender.run(WARM_UP_SECONDS, count=False)
             except (RuntimeError, AssertionError) as err:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from turns import answer, resident_mib
 
 Arrays = dict[str, np.ndarray]
 Session = tuple[Callable[[], object], Callable[[], list[np.ndarray]]]
@@ -101,18 +102,6 @@ def aligned(array: np.ndarray) -> np.ndarray:
     copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
-
-
-def resident_mib(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no {field} in /proc/self/status; memory is measured on Linux only")
-
-
-def answer(message: dict[str, object]) -> None:
-    # A line with a mark, because a library may print lines of its own.
-    print("\x02" + json.dumps(message), flush=True)
 
 
 def serve(peer: str, folder: Path, threads: int) -> None:
