@@ -7,7 +7,7 @@ import onnx_ir as ir
 from tvm import relax, te, tirx
 
 from edgec.errors import UnsupportedError
-from edgec.targets.lowering import layouts
+from edgec.targets.lowering import layouts, winograd
 from edgec.targets.lowering.attributes import integer, integers, text
 from edgec.targets.lowering.emitter import Emitter, Fusion, lowers, shape_of, static_shape
 
@@ -121,8 +121,13 @@ def _direct(
             source = emitter.te(pad_spatial, source, pads, 2, name="pad", fusion=Fusion.INJECTIVE)
         packed = emitter.const(layouts.pack_conv_weights(weights, lanes, in_channels))
         return emitter.te(conv2d_plain_input, source, packed, strides, dilations, name="conv2d", fusion=Fusion.EPILOGUE)
+    source = emitter.blocked(x).var
+    if weights.shape[2:] == (3, 3) and strides == dilations == [1, 1]:
+        result = winograd.convolution(emitter, source, weights, pads)
+        if result is not None:
+            return result
     packed = emitter.const(layouts.pack_conv_weights(weights, lanes, lanes))
-    arguments = (emitter.blocked(x).var, packed, strides, dilations, pads)
+    arguments = (source, packed, strides, dilations, pads)
     return emitter.te(conv2d_blocked, *arguments, name="conv2d", fusion=Fusion.EPILOGUE)
 
 

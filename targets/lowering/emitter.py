@@ -39,6 +39,8 @@ class Fusion(IntEnum):
     """Each output element reads some input elements: it joins neighbours of its kind."""
     EPILOGUE = 4
     """A reduction that element-wise successors may join."""
+    OPAQUE = 8
+    """A kernel of its own."""
 
 
 def lowers(*op_types: str) -> Callable[[Lowering], Lowering]:

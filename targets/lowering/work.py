@@ -76,7 +76,16 @@ def kernel_work(function: tirx.PrimFunc) -> Work:
         flops += times * ("float" in str(node.ty.dtype))
         visitor.default_visit(node)
 
+    def visit_select(node: prim.Select, visitor: StructuralVisitor) -> None:
+        nonlocal flops
+        before = flops
+        visitor.visit(node.true_value)
+        one, flops = flops, before
+        visitor.visit(node.false_value)
+        flops = max(one, flops)  # the dearer side
+
     visits = [(tirx.For, visit_loop), (tirx.BufferStore, visit_store), (ir.TensorLoad, visit_load)]
+    visits.append((prim.Select, visit_select))
     structural_visit(function.body, [*visits, *((kind, visit_arithmetic) for kind in _ARITHMETIC)])
     traffic = 0
     for buffer in function.params:

@@ -10,7 +10,7 @@ from tvm.s_tir import Schedule
 
 from edgec.targets.lowering.recurrent import WRITTEN_OUT
 from edgec.targets.profile import Profile
-from edgec.targets.schedules import conv2d, elementwise, matmul, reduction
+from edgec.targets.schedules import conv2d, elementwise, matmul, reduction, winograd
 from edgec.targets.schedules.choice import Chooser, default_choice
 
 __all__ = ["RULES", "schedule_kernel"]
@@ -20,6 +20,7 @@ Rule = Callable[[Schedule, Profile, Chooser], bool]
 # A rule returns False when the kernel is not its own, and leaves the schedule untouched then.
 RULES: tuple[Rule, ...] = (
     conv2d.schedule,
+    winograd.schedule,
     matmul.schedule,
     elementwise.schedule,
     reduction.schedule,
