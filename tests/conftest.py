@@ -39,21 +39,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def kernel_cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Tests share an empty cache of kernels and leave the user's alone."""
-    folder = tmp_path_factory.mktemp("kernels")
+def _folders_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests share an empty cache of kernels, compile without the user's own tuning records, and leave both alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEC_CACHE_DIR", str(folder))
-        yield folder
-
-
-@pytest.fixture(scope="session", autouse=True)
-def records_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Tests compile without the user's own tuning records."""
-    folder = tmp_path_factory.mktemp("records")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEC_RECORDS", str(folder))
-        yield folder
+        patch.setenv("EDGEC_CACHE_DIR", str(tmp_path_factory.mktemp("kernels")))
+        patch.setenv("EDGEC_RECORDS", str(tmp_path_factory.mktemp("records")))
+        yield
 
 
 @pytest.fixture(scope="session")

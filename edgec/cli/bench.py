@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgec.cli.options import device_options, echo_json, json_option, parse_cpus, print_table
+from edgec.cli.options import cpus_option, device_options, echo_json, json_option, print_table
 from edgec.errors import PerformanceError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--cpus", default="", help="Pin the workers to these CPUs, e.g. 4-7.")
+@cpus_option
 @click.option("--warmup-ms", type=int, default=200, show_default=True, help="Time before the first counted inference.")
 @click.option("--min-time-ms", type=int, default=1000, show_default=True, help="Count inferences for this long.")
 @click.option("--max-runs", type=int, default=100_000, show_default=True, help="Stop after so many in any case.")
@@ -30,7 +30,7 @@ __all__ = ["command"]
 @json_option
 def command(
     bundle: Path,
-    cpus: str,
+    cpus: tuple[int, ...],
     warmup_ms: int,
     min_time_ms: int,
     max_runs: int,
@@ -53,7 +53,7 @@ def command(
         edgec.load(bundle),
         device=device,
         threads=threads,
-        cpus=parse_cpus(cpus),
+        cpus=cpus,
         warmup_ms=warmup_ms,
         min_time_ms=min_time_ms,
         max_runs=max_runs,

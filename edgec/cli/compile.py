@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgec.cli.loading import load_tvm
-from edgec.cli.options import echo_json, json_option, parse_duration, parse_shapes, progress_bars
+from edgec.cli.options import echo_json, json_option, model_options, parse_duration, progress_bars
 
 if TYPE_CHECKING:
     from edgec.progress import Progress
@@ -22,10 +22,7 @@ __all__ = ["command"]
 @click.argument("model")
 @click.option("--target", "-t", required=True, help="Target; `edgec targets` lists them.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Bundle to write.  [default: NAME.edgec]")
-@click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="Shape of an input.")
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Parameters for MODEL, as `edgec train` writes them."
-)
+@model_options
 @click.option("--name", help="Name of the artifact.  [default: that of the model]")
 @click.option("--records", type=click.Path(path_type=Path), help="Tuning records that win over all others.")
 @click.option("--tune", "is_tuned", is_flag=True, help="Search for faster kernels first, as `edgec tune` does.")
@@ -38,7 +35,7 @@ def command(
     model: str,
     target: str,
     output: Path | None,
-    shapes: tuple[str, ...],
+    inputs: dict[str, tuple[int, ...]] | None,
     checkpoint: Path | None,
     name: str | None,
     records: Path | None,
@@ -61,7 +58,6 @@ def command(
     from edgec.compiler import artifact_name
     from edgec.sources import open_source
 
-    inputs = parse_shapes(shapes)
     name = artifact_name(model, name)
     path = output or Path(f"{name}.edgec")
     check_writable(path)
@@ -74,7 +70,7 @@ def command(
         bundle = edgec.compile(
             source,
             target=target,
-            inputs=inputs or None,
+            inputs=inputs,
             name=artifact_name(model, name),
             dump_ir=dump_ir,
             records=records,
@@ -103,7 +99,7 @@ def command(
 def _tune(
     source: ModelSource,
     target: str,
-    inputs: dict[str, tuple[int, ...]],
+    inputs: dict[str, tuple[int, ...]] | None,
     time_s: float,
     device: str | None,
     records: Path | None,
@@ -116,7 +112,7 @@ def _tune(
     report = edgec.tune(
         source,
         target=target,
-        inputs=inputs or None,
+        inputs=inputs,
         time_s=time_s,
         device=device,
         records=records,

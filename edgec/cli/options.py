@@ -23,9 +23,11 @@ from edgec.progress import Progress, silent
 F = TypeVar("F", bound=Callable[..., object])
 
 __all__ = [
+    "cpus_option",
     "device_options",
     "echo_json",
     "json_option",
+    "model_options",
     "parse_cpus",
     "parse_duration",
     "parse_shapes",
@@ -37,6 +39,28 @@ __all__ = [
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _DEVICE = click.option("--device", help="inprocess, local, qemu or ssh://[user@]host.  [default: by the bundle's CPU]")
 _THREADS = click.option("--threads", type=int, default=1, show_default=True, help="Threads that share the work.")
+_SHAPES = click.option(
+    "--input-shape",
+    "inputs",
+    multiple=True,
+    metavar="NAME:1x3x224x224",
+    callback=lambda _context, _option, specs: parse_shapes(specs) or None,
+    help="Shape of an input.",
+)
+_CHECKPOINT = click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Parameters for MODEL, as `edgec train` writes them."
+)
+cpus_option = click.option(
+    "--cpus",
+    default="",
+    callback=lambda _context, _option, text: parse_cpus(text),
+    help="Pin the workers to these CPUs, e.g. 4-7.",
+)
+
+
+def model_options(function: F) -> F:
+    """``--input-shape``, as shapes by input name or None, and ``--checkpoint``."""
+    return _SHAPES(_CHECKPOINT(function))
 
 
 def device_options(function: F) -> F:
@@ -63,9 +87,9 @@ def parse_cpus(text: str) -> tuple[int, ...]:
     """``4-7,2`` -> (4, 5, 6, 7, 2)."""
     cpus: list[int] = []
     for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
+        first, dash, last = part.partition("-")
         try:
-            numbers = range(int(first), int(last or first) + 1)
+            numbers = range(int(first), int(last if dash else first) + 1)
         except ValueError:
             numbers = range(0)
         if not numbers:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgec.cli.loading import load_tvm
-from edgec.cli.options import echo_json, json_option, parse_cpus, parse_duration, parse_shapes, progress_bars
+from edgec.cli.options import cpus_option, echo_json, json_option, model_options, parse_duration, progress_bars
 from edgec.errors import ParityError
 
 if TYPE_CHECKING:
@@ -26,13 +26,10 @@ _INTERRUPTED = 130
 @click.option("--time", "duration", default="10m", show_default=True, help="End after this time: 90s, 10m, 1h.")
 @click.option("--device", help="Where to measure: local or ssh://[user@]host.  [default: this machine]")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads that share a kernel's work.")
-@click.option("--cpus", default="", help="Pin the workers to these CPUs, e.g. 4-7.")
+@cpus_option
 @click.option("--records", type=click.Path(path_type=Path), help="File to keep the records in.  [default: your own]")
 @click.option("--again", is_flag=True, help="Also measure what has a record already.")
-@click.option("--input-shape", "shapes", multiple=True, metavar="NAME:1x3x224x224", help="Shape of an input.")
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Parameters for MODEL, as `edgec train` writes them."
-)
+@model_options
 @json_option
 def command(
     model: str,
@@ -40,10 +37,10 @@ def command(
     duration: str,
     device: str | None,
     threads: int,
-    cpus: str,
+    cpus: tuple[int, ...],
     records: Path | None,
     again: bool,
-    shapes: tuple[str, ...],
+    inputs: dict[str, tuple[int, ...]] | None,
     checkpoint: Path | None,
     as_json: bool,
 ) -> int:
@@ -56,16 +53,15 @@ def command(
     from edgec.sources import open_source
 
     time_s = parse_duration(duration)
-    inputs = parse_shapes(shapes)
     with progress_bars() as progress:
         report = edgec.tune(
             open_source(model, checkpoint),
             target=target,
-            inputs=inputs or None,
+            inputs=inputs,
             time_s=time_s,
             device=device,
             threads=threads,
-            cpus=parse_cpus(cpus),
+            cpus=cpus,
             records=records,
             again=again,
             progress=progress,
