@@ -69,7 +69,7 @@ class InProcessRunner:
         outputs = [_aligned_empty(info) for info in self._bundle.outputs]
         given, wanted = _pointers(inputs), _pointers(outputs)
 
-        def infer(_kept: object = inputs) -> None:
+        def infer(_kept: object = (inputs, outputs)) -> None:
             self._check(self._library.edgec_run(self._session, given, wanted))
 
         return infer, outputs
