@@ -8,6 +8,7 @@ from tvm.ir import PointerType, PrimType
 from tvm.target import Target
 
 from edgec.targets.profile import Profile
+from edgec.targets.whole_vectors import whole_vectors
 
 __all__ = ["build_kernel", "llvm_target"]
 
@@ -107,6 +108,7 @@ _PHASES = [
     tirx.transform.BF16ComputeLegalize(),
     tirx.transform.NarrowDataType(32),
     s_tir.transform.LoopPartition(),
+    whole_vectors,
     tirx.transform.VectorizeLoop(True),
     tirx.transform.StorageRewrite(),
     s_tir.transform.HoistIfThenElse(),

@@ -74,13 +74,17 @@ def _scaled(emitter: Emitter, expr: relax.Expr, factor: float) -> relax.Expr:
 def _packed(emitter: Emitter, x: relax.Expr, matrix: np.ndarray) -> relax.Expr:
     """Input (..., K) times a constant (K, N)."""
     lanes = emitter.profile.lanes(matrix.dtype.name)
-    packed = emitter.const(layouts.pack_matrix(matrix, lanes))
+    blocks = -(-matrix.shape[1] // lanes)
+    if matrix.shape[1] % lanes and blocks > 5 and all(blocks % vectors for vectors in (2, 3, 5)):
+        blocks += 1  # no tile of several vectors divides them, see `schedules.matmul`
+    padded = np.pad(matrix, ((0, 0), (0, blocks * lanes - matrix.shape[1])))
+    packed = emitter.const(layouts.pack_matrix(padded, lanes))
     assert dtype_of(x) == matrix.dtype.name
     return emitter.te(packed_matmul, x, packed, matrix.shape[1], name="matmul", fusion=Fusion.EPILOGUE)
 
 
 def packed_matmul(x: te.Tensor, w: te.Tensor, columns: int) -> te.Tensor:
-    """Input (..., M, K), weights (ceil(N/lanes), K, lanes) -> (..., M, N).
+    """Input (..., M, K), weights (blocks, K, lanes) -> (..., M, N) with N <= blocks * lanes.
 
     The product has whole vectors of columns; those beyond N are dropped by a second stage.
     """

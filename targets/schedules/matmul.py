@@ -5,6 +5,8 @@ The register tile is rows × vectors of the result; the result has the axes (...
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tvm.s_tir import Schedule
 
 from edgec.targets.profile import Profile
@@ -12,6 +14,9 @@ from edgec.targets.schedules.choice import Choice, Chooser, Site, workload
 from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilogue, parallelize, vector_lanes
 
 __all__ = ["choose_tile", "schedule"]
+
+VECTORS = (1, 2, 3, 4, 5, 6, 8)
+"""Vectors that a tile may have."""
 
 
 def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
@@ -24,16 +29,20 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     described = workload(sch, blocks)
     product, last = blocks.main, inline_epilogue(sch, blocks)
     extents = bound_extents(sch, last)
-    reduction = bound_extents(sch, product)[len(extents) :]
+    product_extents = bound_extents(sch, product)
+    columns, reduction = product_extents[len(extents) - 1], product_extents[len(extents) :]
     loops = sch.get_loops(last)
     batch, n = loops[:-2], loops[-1]
     m = loops[-2] if len(loops) > 1 else None
     rows_total = extents[-2] if m is not None else 1
-    lanes = min(vector_lanes(sch, last, profile), extents[-1])
-    vectors_total, registers = -(-extents[-1] // lanes), profile.instruction_set.vector_registers
-    rows, vectors = choose_tile(rows_total, vectors_total, registers)
+    lanes = min(vector_lanes(sch, last, profile), columns)
+    vectors_total, registers = -(-columns // lanes), profile.instruction_set.vector_registers
+    # Where columns are dropped, the product has more of them than the result, and tiles must not pass its end.
+    is_whole = extents[-1] % lanes == 0
+    widths = [v for v in VECTORS if v <= vectors_total and (is_whole or vectors_total % v == 0)]
+    rows, vectors = choose_tile(rows_total, vectors_total, registers, widths)
     default = {"rows": rows, "vectors": vectors}
-    choice = choose(Site.of("matmul", described, default, candidates(rows_total, vectors_total, registers)))
+    choice = choose(Site.of("matmul", described, default, candidates(rows_total, registers, widths)))
     rows, vectors = choice["rows"], choice["vectors"]
     n_outer, n_vectors, n_lanes = sch.split(n, [None, vectors, lanes])
     if m is None:
@@ -69,20 +78,23 @@ def _tile_product(sch: Schedule, product: object, spatial: list[object], reduced
     sch.decompose_reduction(product, reduced[0])
 
 
-def candidates(rows: int, vectors: int, registers: int) -> list[Choice]:
+def candidates(rows: int, registers: int, widths: Sequence[int]) -> list[Choice]:
     """The register tiles worth measuring: those that leave two registers for operands."""
     return [
         {"rows": tile_rows, "vectors": tile_vectors}
-        for tile_vectors in (1, 2, 3, 4, 6, 8)
+        for tile_vectors in widths
         for tile_rows in range(1, min(rows, registers) + 1)
-        if tile_vectors <= vectors and 4 <= tile_rows * tile_vectors <= registers - 2
+        if 4 <= tile_rows * tile_vectors <= registers - 2
     ]
 
 
-def choose_tile(rows: int, vectors: int, registers: int) -> tuple[int, int]:
-    """Rows and vectors of the register tile with the fewest loads per multiply-add that fits the registers."""
+def choose_tile(rows: int, vectors: int, registers: int, widths: Sequence[int] = VECTORS) -> tuple[int, int]:
+    """Rows and vectors of the register tile with the fewest loads per multiply-add that fits the registers.
+
+    ``widths`` are the numbers of vectors to choose from.
+    """
     best, best_cost = (1, 1), float("inf")
-    for tile_vectors in (1, 2, 3, 4, 6, 8):
+    for tile_vectors in widths:
         if tile_vectors > vectors:
             break
         for tile_rows in range(1, min(rows, registers) + 1):
