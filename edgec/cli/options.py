@@ -145,7 +145,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         table.add_column(column, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(str, row))
-    console = Console()
+    console = Console(markup=False, emoji=False)  # `edgec[compile]` is no style, and `:on:` in a name no picture
     if not console.is_terminal:  # in a pipe or a file nothing should wrap at 80 columns
         console.width = 200
     console.print(table)

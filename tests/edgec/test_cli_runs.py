@@ -166,6 +166,13 @@ def test_texts_for_people(native: Path, run_edgec: Edgec) -> None:
         assert f"Usage: edgec {verb}" in run_edgec(verb, "--help").stdout
 
 
+def test_doctor_says_how_to_get_what_is_missing(run_edgec: Edgec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgec.cli.doctor._PACKAGES", (("nosuch", "nosuch", "testing", "pip install 'edgec[peers]'"),))
+    (line,) = (line for line in run_edgec("doctor").stdout.splitlines() if line.startswith("nosuch"))
+    assert "pip install 'edgec[peers]'" in line
+    assert line.endswith("missing")
+
+
 def test_a_reader_that_goes_away(native: Path) -> None:
     """`edgec inspect m.edgec | head -1`"""
     read, write = os.pipe()
