@@ -8,7 +8,9 @@ tiles of a row; the structure follows Y. Liu et al., "Optimizing CNN Model Infer
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
+import numpy as np
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import SBlockRV
 from tvm.tirx import IndexMap
@@ -17,8 +19,14 @@ from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Choice, Chooser, Site, workload
 from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilogue, parallelize
 
-__all__ = ["choose_tile", "schedule"]
+__all__ = ["Row", "choose_tile", "schedule"]
 
+
+PAGE_BYTES = 4096
+"""Addresses that are so far apart look the same to the first level of the cache and to the queue of stores."""
+
+ALIASED_STORE = 14
+"""What such a store costs, in multiply-adds of a vector (measured on 1×1 convolutions, Zen 4)."""
 
 MAX_UNROLLED_TAPS = 9
 """Kernels of at most so many taps are unrolled whole, larger ones along their columns."""
@@ -45,7 +53,15 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     tap_extents = [extent for extent, is_tap in zip(reduction, taps, strict=True) if is_tap]
     mixed_blocks = 1 if blocks.family == "depthwise" else extents[1]
     registers = profile.instruction_set.vector_registers
-    default = default_tile(extents[-2], mixed_blocks, registers, tap_extents)
+    itemsize = np.dtype(str(sch.get(conv).writes[0].source.dtype)).itemsize
+    row = Row(
+        width=extents[-2],
+        channel_blocks=mixed_blocks,
+        products=math.prod(reduction),
+        is_shared=taps[-1],
+        is_aliased=math.prod(extents[2:]) * itemsize % PAGE_BYTES == 0,
+    )
+    default = default_tile(row, registers, tap_extents)
     choice = choose(
         Site.of(blocks.family, described, default, candidates(extents[-2], mixed_blocks, registers, tap_extents))
     )
@@ -82,9 +98,30 @@ def _join_rows(sch: Schedule, conv: SBlockRV, last: SBlockRV) -> None:
         sch.transform_block_layout(block, joined)
 
 
-def default_tile(width: int, channel_blocks: int, registers: int, taps: list[int]) -> Choice:
+@dataclass(frozen=True)
+class Row:
+    """What the best register tile depends on.
+
+    Attributes:
+        width: Columns of the result.
+        channel_blocks: Blocks of its channels that read the same input.
+        products: Multiply-adds per result.
+        is_shared: The window is the innermost part of the reduction: unrolled, its taps share what they read, and
+            LLVM keeps it in registers.
+        is_aliased: The planes of two channel blocks lie a multiple of a page apart, so that their stores meet in the
+            same set of the cache and stop loads whose addresses end alike.
+    """
+
+    width: int
+    channel_blocks: int
+    products: int = 1
+    is_shared: bool = False
+    is_aliased: bool = False
+
+
+def default_tile(row: Row, registers: int, taps: list[int]) -> Choice:
     """The cost model's tile, and how many axes of the kernel window are unrolled, from its columns outwards."""
-    columns, blocks = choose_tile(width, channel_blocks, registers)
+    columns, blocks = choose_tile(row, registers)
     unrolled_axes = _unrollable(taps) if math.prod(taps) <= MAX_UNROLLED_TAPS else [0, 1]
     return {"columns": columns, "blocks": blocks, "unrolled_axes": unrolled_axes[-1]}
 
@@ -106,7 +143,7 @@ def candidates(width: int, channel_blocks: int, registers: int, taps: list[int])
     ]
 
 
-def choose_tile(width: int, channel_blocks: int, registers: int) -> tuple[int, int]:
+def choose_tile(row: Row, registers: int) -> tuple[int, int]:
     """Columns and channel blocks of the register tile.
 
     Each step of the reduction loads one vector of weights per channel block and one input element per column, for
@@ -116,15 +153,17 @@ def choose_tile(width: int, channel_blocks: int, registers: int) -> tuple[int, i
     """
     best, best_cost = (1, 1), float("inf")
     for blocks in (1, 2, 3, 4):
-        if channel_blocks % blocks:
+        if row.channel_blocks % blocks:
             continue
-        for columns in range(1, min(width, registers * 3 // 4 // blocks) + 1):
-            tiles = -(-width // columns)
-            waste = tiles * columns / width
+        most = (registers - blocks) // (blocks + 1) if row.is_shared else registers * 3 // 4 // blocks
+        for columns in range(1, min(row.width, most) + 1):
+            tiles = -(-row.width // columns)
+            waste = tiles * columns / row.width
             # Too few independent accumulators leave the pipeline of the FMA unit (latency 4, two per cycle) empty.
             starvation = max(1.0, 8 / (columns * blocks))
-            remainder = 1.0 if width % columns == 0 else 1.05
-            cost = (1 + 0.3 / columns + 0.2 / blocks) * waste * starvation * remainder
+            remainder = 1.0 if row.width % columns == 0 else 1.05
+            store = ALIASED_STORE if row.is_aliased and blocks > 1 else 0.0
+            cost = (1 + 0.3 / columns + 0.2 / blocks) * waste * starvation * remainder + store / row.products
             if cost < best_cost:
                 best, best_cost = (columns, blocks), cost
     return best

@@ -13,7 +13,7 @@ from tvm.s_tir import Schedule
 
 from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Choice, Chooser, Site, workload
-from edgec.targets.schedules.conv2d import choose_tile
+from edgec.targets.schedules.conv2d import Row, choose_tile
 from edgec.targets.schedules.kernel import Blocks, analyse, bound_extents, parallelize
 
 __all__ = ["schedule"]
@@ -113,7 +113,7 @@ def default_chunk(
             if best_size < size <= CHUNK_BYTES:
                 best, best_size = (rows, blocks), size
     rows, blocks = best
-    columns, tile_blocks = choose_tile(rows * tile_columns, blocks, registers)
+    columns, tile_blocks = choose_tile(Row(rows * tile_columns, blocks), registers)
     return {"chunk_rows": rows, "chunk_blocks": blocks, "columns": columns, "blocks": tile_blocks}
 
 
