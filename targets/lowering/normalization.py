@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
-from tvm import relax, tirx
+from tvm import relax, te, tirx
 
 from edgec.targets.lowering import layouts
 from edgec.targets.lowering.attributes import integer, number
 from edgec.targets.lowering.elementwise import combine
-from edgec.targets.lowering.emitter import Emitter, dtype_name, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, dtype_of, lowers, shape_of, static_shape
 from edgec.targets.lowering.reduction import emit_mean
+from edgec.targets.lowering.rows import SUM, kept_stage, reduce_row
 
 __all__: list[str] = []
 
@@ -60,11 +63,48 @@ def instance_normalization(emitter: Emitter, node: ir.Node) -> None:
 
 @lowers("LayerNormalization")
 def layer_normalization(emitter: Emitter, node: ir.Node) -> None:
+    """One row, of all normalized axes, after another."""
     x = emitter.plain(node.inputs[0])
-    rank = len(shape_of(x))
-    axes = list(range(integer(node, "axis", -1) % rank, rank))
+    shape = shape_of(x)
+    axis = integer(node, "axis", -1) % len(shape)
+    rows, length = shape[:axis], math.prod(shape[axis:])
     affine = [emitter.plain(value) for value in node.inputs[1:] if value is not None]
-    emitter.set_plain(node.outputs[0], _normalized(emitter, x, axes, number(node, "epsilon", 1e-5), affine))
+    # ONNX lets scale and bias broadcast along the normalized axes; a row has one number for each of its elements.
+    if any(shape_of(vector) != shape[axis:] for vector in affine):
+        result = _normalized(emitter, x, list(range(axis, len(shape))), number(node, "epsilon", 1e-5), affine)
+    else:
+        vectors = [emitter.reshape(vector, [length]) for vector in affine]
+        settings = number(node, "epsilon", 1e-5), emitter.profile.lanes(dtype_of(x))
+        merged = emitter.reshape(x, [*rows, length])
+        result = emitter.te(normalize_rows, settings, merged, *vectors, name="layer_norm", fusion=Fusion.EPILOGUE)
+    emitter.set_plain(node.outputs[0], emitter.reshape(result, shape))
+
+
+def normalize_rows(settings: tuple[float, int], x: te.Tensor, *affine: te.Tensor) -> te.Tensor:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias along the last axis; scale and bias have its length.
+
+    ``settings`` are epsilon and the lanes of a vector.
+    """
+    epsilon, lanes = settings
+    *rows, length = (int(size) for size in x.shape)
+    share = tirx.const(1 / length, x.dtype)
+    total = reduce_row(rows, length, lambda row, at: x(*row, at), SUM, lanes, "sum")
+    mean = kept_stage((*rows, 1), lambda *i: total(*i) * share, "mean")
+    centred = kept_stage(x.shape, lambda *i: x(*i) - mean(*i[:-1], 0), "centred")
+    squares = reduce_row(rows, length, lambda row, at: centred(*row, at) * centred(*row, at), SUM, lanes, "squares")
+    factor = kept_stage(
+        (*rows, 1),
+        lambda *i: tirx.const(1, x.dtype) / tirx.sqrt(squares(*i) * share + tirx.const(epsilon, x.dtype)),
+        "factor",
+    )
+
+    def element(*i: tirx.Var) -> tirx.Expr:
+        result = centred(*i) * factor(*i[:-1], 0)
+        if affine:
+            result = result * affine[0](i[-1])
+        return result + affine[1](i[-1]) if len(affine) > 1 else result
+
+    return te.compute(x.shape, element, name="layer_norm")
 
 
 def _normalized(

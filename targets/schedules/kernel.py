@@ -9,7 +9,15 @@ from tvm.s_tir.schedule import SBlockRV
 
 from edgec.targets.profile import Profile
 
-__all__ = ["Blocks", "analyse", "bound_extents", "inline_epilogue", "parallelize", "vector_lanes"]
+__all__ = [
+    "Blocks",
+    "analyse",
+    "bound_extents",
+    "inline_epilogue",
+    "parallelize",
+    "reduces",
+    "vector_lanes",
+]
 
 # Fewer elements than this per kernel are not worth waking the thread pool (about 5 µs).
 PARALLEL_GRAIN = 16384
@@ -39,18 +47,14 @@ def analyse(schedule: Schedule) -> Blocks:
         annotation = schedule.get(block).annotations.get("edgec.kernel", None)
         if annotation is not None:
             return Blocks(blocks, block, i, str(annotation))
-        if main is None and _reduces(schedule, block):
+        if main is None and reduces(schedule, block):
             main, index = block, i
     return Blocks(blocks, main, index, family)
 
 
-def _reduces(schedule: Schedule, block: SBlockRV) -> bool:
+def reduces(schedule: Schedule, block: SBlockRV) -> bool:
+    """Whether a block has an axis that is reduced."""
     return any(axis.iter_type == 2 for axis in schedule.get(block).iter_vars)
-
-
-def reducing_blocks(schedule: Schedule, blocks: Blocks) -> int:
-    """How many blocks of the kernel reduce."""
-    return sum(_reduces(schedule, block) for block in blocks.all)
 
 
 def inline_epilogue(schedule: Schedule, blocks: Blocks) -> SBlockRV:

@@ -10,7 +10,7 @@ from tvm.s_tir import Schedule
 
 from edgec.targets.lowering.recurrent import WRITTEN_OUT
 from edgec.targets.profile import Profile
-from edgec.targets.schedules import conv2d, elementwise, matmul, reduction, winograd
+from edgec.targets.schedules import conv2d, elementwise, matmul, reduction, rows, winograd
 from edgec.targets.schedules.choice import Chooser, default_choice
 
 __all__ = ["RULES", "schedule_kernel"]
@@ -22,6 +22,7 @@ RULES: tuple[Rule, ...] = (
     conv2d.schedule,
     winograd.schedule,
     matmul.schedule,
+    rows.schedule,
     elementwise.schedule,
     reduction.schedule,
 )
