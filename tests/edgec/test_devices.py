@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,6 +183,27 @@ def test_an_x86_cpu_that_is_too_old(
     assert error.value.what == "the runner of tiny failed on QEMU Nehalem"
     assert "model 'tiny' requires CPU feature '" in str(error.value.where)
     assert "compile the model for an older target" in str(error.value.where)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "cpu", "is_legal"),
+    [
+        ("vaddps %ymm0, %ymm0, %ymm0", "Nehalem", False),
+        ("vaddps %ymm0, %ymm0, %ymm0", "Haswell", True),
+        ("vaddps %zmm0, %zmm0, %zmm0", "Haswell", False),
+    ],
+)
+def test_the_emulator_refuses_what_a_cpu_lacks(
+    instruction: str, cpu: str, is_legal: bool, qemu_x86_64: str, tmp_path: Path
+) -> None:
+    """Otherwise code for x86-64-v2 and -v3 that passes there could still need more."""
+    leave = "mov $60, %eax; xor %edi, %edi; syscall"
+    (tmp_path / "main.c").write_text(f'void _start(void) {{ __asm__ volatile("{instruction}; {leave}"); }}')
+    zig = [sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-none", "-nostdlib", "-static"]
+    subprocess.run([*zig, "main.c", "-o", "main"], cwd=tmp_path, check=True)
+    command = [qemu_x86_64, "-cpu", cpu, str(tmp_path / "main")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == (0 if is_legal else -signal.SIGILL)
 
 
 def test_a_library_of_another_cpu_or_none(native: Path, rk3588: Path, tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from edgec.compiler import plan_model
 from edgec.targets.schedules import schedule_kernel
 from edgec.targets.schedules.choice import Choice, Site
 from edgec.targets.tuning import Record, Records, cpu_key
-from tests.targets.test_random_kernels import need_emulator, random_model
+from tests.targets.random_layers import random_model
+from tests.targets.test_random_kernels import need_emulator
 
 
 @pytest.mark.parametrize(("target", "seed"), [("native", 10), ("x86-64-v3", 11), ("rk3588", 12)])
 def test_any_candidate_gives_right_code(target: str, seed: int, tmp_path: Path) -> None:
-    model = random_model(seed)
+    model, _ = random_model(seed)
     rng = np.random.default_rng(seed)
     plan, profile = plan_model(model, target, None, "layers")
     records = Records()
