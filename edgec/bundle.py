@@ -16,8 +16,8 @@ The same model, target and versions give the same bytes.
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import io
 import json
 import os
 import tempfile
@@ -39,6 +39,7 @@ SCHEMA_VERSION = 1
 """Version of the manifest; a reader refuses newer ones."""
 
 _MANIFEST = "manifest.json"
+_PIECE_BYTES = 1 << 18
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # zip's earliest: the same model gives the same bytes
 
 
@@ -236,12 +237,7 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedEr
 
 
 def _unpack(source: Path, folder: Path) -> dict[str, object]:
-    # In memory, so that every OSError is the disk's and none that of a wrong offset in the archive.
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(source.read_bytes()))
-    except _DAMAGED as err:
-        raise _unreadable(source, err) from err
-    with archive:
+    with source.open("rb") as file, _damage_of(source), zipfile.ZipFile(file) as archive:
         manifest = _read_manifest(archive, source)
         files = manifest["files"]
         assert isinstance(files, dict)
@@ -251,18 +247,28 @@ def _unpack(source: Path, folder: Path) -> dict[str, object]:
                 raise EdgecError(f"{source} is not an edgec bundle", where=f"file name {name!r}")
             target = folder / relative
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(_read_file(archive, name, entry["sha256"], source))
+            _extract(archive, name, target, entry["sha256"], source)
             if name.endswith("_runner"):
                 target.chmod(0o755)
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     return manifest
 
 
-def _read_manifest(archive: zipfile.ZipFile, source: Path) -> dict[str, object]:
+@contextmanager
+def _damage_of(source: Path) -> Iterator[None]:
+    """Tell a damaged archive from a disk's failure."""
     try:
-        data = archive.read(_MANIFEST)
+        yield
     except _DAMAGED as err:
         raise _unreadable(source, err) from err
+    except OSError as err:
+        if err.errno == errno.EINVAL:  # an offset before the beginning
+            raise _unreadable(source, err) from err
+        raise
+
+
+def _read_manifest(archive: zipfile.ZipFile, source: Path) -> dict[str, object]:
+    data = archive.read(_MANIFEST)
     try:
         manifest = json.loads(data)
         if not isinstance(manifest, dict) or "schema_version" not in manifest:
@@ -280,18 +286,19 @@ def _read_manifest(archive: zipfile.ZipFile, source: Path) -> dict[str, object]:
     return manifest
 
 
-def _read_file(archive: zipfile.ZipFile, name: str, sha256: str, source: Path) -> bytes:
-    try:
-        data = archive.read(name)
-    except _DAMAGED as err:
-        raise _unreadable(source, err) from err
-    if hashlib.sha256(data).hexdigest() != sha256:
+def _extract(archive: zipfile.ZipFile, name: str, target: Path, sha256: str, source: Path) -> None:
+    """In pieces: the memory for a whole file would take longer to get than the file."""
+    digest = hashlib.sha256()
+    with archive.open(name) as packed, target.open("wb") as file:
+        while piece := packed.read(_PIECE_BYTES):
+            digest.update(piece)
+            file.write(piece)
+    if digest.hexdigest() != sha256:
         raise EdgecError(
             f"bundle {source.name} is corrupted: '{name}' does not match its SHA-256",
             where=str(source),
             fix=_COMPILE_AGAIN,
         )
-    return data
 
 
 def _unreadable(source: Path, err: Exception) -> EdgecError:
