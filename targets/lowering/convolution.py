@@ -57,9 +57,7 @@ def conv(emitter: Emitter, node: ir.Node) -> None:
         result = emitter.te(depthwise_blocked, *arguments, name="depthwise", fusion=Fusion.EPILOGUE)
     else:
         weights, group = merge_groups(weights, group, lanes)
-        packed = emitter.const(layouts.pack_conv_weights(weights, lanes, lanes))
-        arguments = (emitter.blocked(x).var, packed, strides, dilations, pads)
-        result = emitter.te(conv2d_blocked, *arguments, group, name="conv2d", fusion=Fusion.EPILOGUE)
+        result = _blocked(emitter, emitter.blocked(x).var, weights, strides, dilations, pads, group)
     result = add_bias(emitter, node, result, 1)
     emitter.set_blocked(node.outputs[0], result, out_channels)
 
@@ -90,17 +88,23 @@ def merge_groups(weights: np.ndarray, group: int, lanes: int) -> tuple[np.ndarra
     """Weights of fewer, larger groups that each fill whole blocks, with zeros between channels of different groups.
 
     Returns:
-        Weights (O, merged * I, kh, kw) and the number of groups left; one where no merging fills whole blocks.
+        Weights (O, merged * I, kh, kw) and the number of groups left; one where no merging fills whole blocks. Where
+        the last group is short of members, O is more than there are output channels: the rest of its block.
     """
     out_channels, inputs, kh, kw = weights.shape
     outputs = out_channels // group
-    fitting = [m for m in range(1, group) if group % m == 0 and m * inputs % lanes == 0 and m * outputs % lanes == 0]
-    merged = fitting[0] if fitting else group
-    result = np.zeros((group // merged, merged, outputs, merged, inputs, kh, kw), weights.dtype)
-    source = weights.reshape(group // merged, merged, outputs, inputs, kh, kw)
-    for g in range(merged):
-        result[:, g, :, g] = source[:, g]
-    return result.reshape(out_channels, merged * inputs, kh, kw), group // merged
+
+    def fits(merged: int, channels: int) -> bool:
+        """Whether so many groups fill whole blocks, and all of them no more blocks than their channels do."""
+        blocks = -(-group // merged) * merged * channels // lanes
+        return merged * channels % lanes == 0 and blocks == -(-group * channels // lanes)
+
+    merged = next((m for m in range(1, group) if fits(m, inputs) and fits(m, outputs)), group)
+    groups = -(-group // merged)
+    result = np.zeros((groups * merged, outputs, merged, inputs, kh, kw), weights.dtype)
+    members = np.arange(group)
+    result[members, :, members % merged] = weights.reshape(group, outputs, inputs, kh, kw)
+    return result.reshape(groups * merged * outputs, merged * inputs, kh, kw), groups
 
 
 def _direct(
@@ -121,13 +125,26 @@ def _direct(
             source = emitter.te(pad_spatial, source, pads, 2, name="pad", fusion=Fusion.INJECTIVE)
         packed = emitter.const(layouts.pack_conv_weights(weights, lanes, in_channels))
         return emitter.te(conv2d_plain_input, source, packed, strides, dilations, name="conv2d", fusion=Fusion.EPILOGUE)
-    source = emitter.blocked(x).var
+    return _blocked(emitter, emitter.blocked(x).var, weights, strides, dilations, pads, 1)
+
+
+def _blocked(
+    emitter: Emitter,
+    x: relax.Expr,
+    weights: np.ndarray,
+    strides: list[int],
+    dilations: list[int],
+    pads: list[int],
+    group: int,
+) -> relax.Expr:
+    """A convolution from blocked to blocked, with groups of whole blocks: Winograd's or the direct one."""
     if weights.shape[2:] == (3, 3) and strides == dilations == [1, 1]:
-        result = winograd.convolution(emitter, source, weights, pads)
+        result = winograd.convolution(emitter, x, weights, pads, group)
         if result is not None:
             return result
+    lanes = shape_of(x)[4]
     packed = emitter.const(layouts.pack_conv_weights(weights, lanes, lanes))
-    arguments = (source, packed, strides, dilations, pads)
+    arguments = (x, packed, strides, dilations, pads, group)
     return emitter.te(conv2d_blocked, *arguments, name="conv2d", fusion=Fusion.EPILOGUE)
 
 

@@ -39,26 +39,31 @@ _OUTPUT_POINT_COST = 6
 _WEIGHT_BYTES = 4
 
 
-def convolution(emitter: Emitter, x: relax.Expr, weights: np.ndarray, pads: list[int]) -> relax.Expr | None:
+def convolution(emitter: Emitter, x: relax.Expr, weights: np.ndarray, pads: list[int], group: int) -> relax.Expr | None:
     """A 3×3 convolution with stride 1 of a blocked tensor; None where the direct one is cheaper.
 
-    Shape: x (N, I/i, H, W, i), weights (O, I, 3, 3), result (N, O/o, H', W', o). ``pads``: top, left, bottom, right.
+    Shape: x (N, I/i, H, W, i), weights (O, I/group, 3, 3), result (N, O/o, H', W', o). ``pads``: top, left, bottom,
+    right. Groups are made of whole blocks.
     """
     n, in_blocks, height, width, lanes = shape_of(x)
     out_h, out_w = height + pads[0] + pads[2] - 2, width + pads[1] + pads[3] - 2
-    m = best_tile(n, in_blocks, -(-weights.shape[0] // lanes), out_h, out_w, lanes, weights.itemsize)
+    out_blocks = -(-weights.shape[0] // lanes)
+    m = best_tile(n, in_blocks, out_blocks, out_h, out_w, lanes, weights.itemsize, group)
     if m is None or weights.dtype not in (np.float32, np.float64):
         return None
     points = emitter.te(winograd_input, x, m, pads, out_h, out_w, fusion=Fusion.OPAQUE)
     tiles = n * output_tiles(out_h, m) * output_tiles(out_w, m)
     points = emitter.reshape(points, [(m + TAPS - 1) ** 2, in_blocks, tiles, lanes])
     packed = emitter.const(pack_weights(weights, m, lanes))
-    return emitter.te(winograd_product, points, packed, m, n, out_h, out_w, name="winograd", fusion=Fusion.EPILOGUE)
+    arguments = (points, packed, m, n, out_h, out_w, group)
+    return emitter.te(winograd_product, *arguments, name="winograd", fusion=Fusion.EPILOGUE)
 
 
-def best_tile(n: int, in_blocks: int, out_blocks: int, out_h: int, out_w: int, lanes: int, itemsize: int) -> int | None:
+def best_tile(
+    n: int, in_blocks: int, out_blocks: int, out_h: int, out_w: int, lanes: int, itemsize: int, group: int = 1
+) -> int | None:
     """The size of output tile that costs least, or None for a direct convolution."""
-    channels = in_blocks * lanes * out_blocks  # pairs of input channel and block of output channels
+    channels = in_blocks // group * lanes * out_blocks  # pairs of input channel and block of output channels
     weight_cost = channels * lanes * itemsize / _WEIGHT_BYTES
 
     def cost(m: int) -> float:
@@ -144,17 +149,22 @@ def winograd_input(x: te.Tensor, m: int, pads: list[int], out_h: int, out_w: int
     )
 
 
-def winograd_product(v: te.Tensor, u: te.Tensor, m: int, n: int, out_h: int, out_w: int) -> te.Tensor:
-    """Products and the way back: v (points², I/i, tiles, i), u (points², O/o, I/i, i, o) -> (N, O/o, H', W', o)."""
+def winograd_product(v: te.Tensor, u: te.Tensor, m: int, n: int, out_h: int, out_w: int, group: int) -> te.Tensor:
+    """Products and back: v (points², I/i, tiles, i), u (points², O/o, I/group/i, i, o) -> (N, O/o, H', W', o)."""
     back, _, _ = matrices(m)
     tile_rows, tile_columns = output_tiles(out_h, m), output_tiles(out_w, m)
-    count, in_blocks, tiles, in_lanes = (int(s) for s in v.shape)
-    _, out_blocks, _, _, lanes = (int(s) for s in u.shape)
+    _, _, tiles, _ = (int(s) for s in v.shape)
+    count, out_blocks, in_blocks, in_lanes, lanes = (int(s) for s in u.shape)
     points = m + TAPS - 1
     ic, ici = te.reduce_axis((0, in_blocks), "ic"), te.reduce_axis((0, in_lanes), "ici")
+
+    def point(k: tirx.Var, o: tirx.Var, t: tirx.Var, c: tirx.Var) -> tirx.Expr:
+        source = ic if group == 1 else o // (out_blocks // group) * in_blocks + ic
+        return te.sum(v[k, source, t, ici] * u[k, o, ic, ici, c], axis=[ic, ici])
+
     product = te.compute(
         (count, out_blocks, tiles, lanes),
-        lambda k, o, t, c: te.sum(v[k, ic, t, ici] * u[k, o, ic, ici, c], axis=[ic, ici]),
+        point,
         name="winograd",
         attrs={KERNEL: "winograd"},
     )

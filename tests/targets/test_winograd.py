@@ -13,15 +13,19 @@ from edgec.devices.selection import host_arch
 from edgec.parity import POLICY, compare
 from edgec.targets.lowering import winograd
 
-# Batch, channels in and out, image, pads: partial tiles and blocks, one row, one pixel, pads beyond the window.
+# Batch, channels in and out, image, pads, groups: partial tiles and blocks, one row, one pixel, pads beyond the window,
+# groups that are merged to fill a block, the last one with others or alone.
 LAYERS = [
-    (1, 16, 16, (8, 8), (1, 1, 1, 1)),
-    (2, 9, 5, (7, 13), (1, 1, 1, 1)),
-    (1, 33, 40, (3, 3), (0, 0, 0, 0)),
-    (3, 20, 17, (1, 19), (1, 0, 1, 0)),
-    (1, 24, 31, (1, 1), (1, 1, 1, 1)),
-    (1, 48, 24, (10, 6), (3, 4, 0, 2)),
-    (1, 17, 64, (22, 9), (2, 0, 1, 5)),
+    (1, 16, 16, (8, 8), (1, 1, 1, 1), 1),
+    (2, 9, 5, (7, 13), (1, 1, 1, 1), 1),
+    (1, 33, 40, (3, 3), (0, 0, 0, 0), 1),
+    (3, 20, 17, (1, 19), (1, 0, 1, 0), 1),
+    (1, 24, 31, (1, 1), (1, 1, 1, 1), 1),
+    (1, 48, 24, (10, 6), (3, 4, 0, 2), 1),
+    (1, 17, 64, (22, 9), (2, 0, 1, 5), 1),
+    (1, 64, 32, (6, 9), (1, 1, 1, 1), 2),
+    (1, 104, 104, (5, 8), (1, 1, 1, 1), 13),
+    (2, 20, 40, (7, 7), (1, 0, 0, 1), 5),
 ]
 
 
@@ -67,17 +71,17 @@ def test_it_is_taken_where_it_is_cheaper() -> None:
     assert winograd.best_tile(1, 8, 1, 1, 1, 16, 4) is None  # fifteen of sixteen results would be thrown away
 
 
-def model_of(layers: list[tuple[int, int, int, tuple[int, int], tuple[int, ...]]]) -> onnx.ModelProto:
+def model_of(layers: list[tuple[int, int, int, tuple[int, int], tuple[int, ...], int]]) -> onnx.ModelProto:
     """All layers side by side, each with a bias, a residual and a ReLU."""
     rng = np.random.default_rng(0)
     inputs, nodes, weights, outputs = [], [], [], []
-    for i, (n, c, o, (h, w), pads) in enumerate(layers):
+    for i, (n, c, o, (h, w), pads, group) in enumerate(layers):
         out = [n, o, h + pads[0] + pads[2] - 2, w + pads[1] + pads[3] - 2]
         inputs.append(helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, [n, c, h, w]))
         inputs.append(helper.make_tensor_value_info(f"r{i}", TensorProto.FLOAT, out))
-        weights.append(numpy_helper.from_array(rng.standard_normal((o, c, 3, 3)).astype(np.float32), f"w{i}"))
+        weights.append(numpy_helper.from_array(rng.standard_normal((o, c // group, 3, 3)).astype(np.float32), f"w{i}"))
         weights.append(numpy_helper.from_array(rng.standard_normal(o).astype(np.float32), f"b{i}"))
-        nodes.append(helper.make_node("Conv", [f"x{i}", f"w{i}", f"b{i}"], [f"c{i}"], pads=list(pads)))
+        nodes.append(helper.make_node("Conv", [f"x{i}", f"w{i}", f"b{i}"], [f"c{i}"], pads=list(pads), group=group))
         nodes.append(helper.make_node("Add", [f"c{i}", f"r{i}"], [f"a{i}"]))
         nodes.append(helper.make_node("Relu", [f"a{i}"], [f"y{i}"]))
         outputs.append(helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, out))
