@@ -293,9 +293,20 @@ def mean(emitter: Emitter, node: ir.Node) -> None:
 
 @lowers("Div")
 def div(emitter: Emitter, node: ir.Node) -> None:
-    """Padding lanes of a constant divisor hold 1; those of a computed one may hold 0."""
-    divisor = emitter.constant(node.inputs[1])
-    emit_elementwise(emitter, node, node.inputs, _divide, safe=divisor is not None, fill=1.0)
+    """A product with the reciprocal where that is a constant: one rounding more in a tenth of the time.
+
+    Padding lanes of a constant divisor hold 1; those of a computed one may hold 0.
+    """
+    dividend, divisor = node.inputs
+    constant = emitter.constant(divisor)
+    with np.errstate(all="ignore"):
+        reciprocal = None if constant is None or constant.dtype.kind != "f" else (1 / constant).astype(constant.dtype)
+    if reciprocal is None or not (np.isfinite(reciprocal) & (abs(reciprocal) >= np.finfo(reciprocal.dtype).tiny)).all():
+        emit_elementwise(emitter, node, node.inputs, _divide, safe=constant is not None, fill=1.0)
+        return
+    factor = ir.Value(name=f"{node.outputs[0].name}/reciprocal", type=ir.TensorType(divisor.dtype))
+    emitter.set_constant(factor, reciprocal)
+    emit_elementwise(emitter, node, [dividend, factor], _BINARY["Mul"], fill=1.0)
 
 
 @lowers("Pow")
