@@ -8,6 +8,7 @@ from dataclasses import dataclass
 __all__ = ["ARENA_ALIGNMENT_BYTES", "Interval", "assign_offsets", "live_bound"]
 
 ARENA_ALIGNMENT_BYTES = 64
+_ATTEMPTS = 50
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,27 @@ def assign_offsets(intervals: Sequence[Interval]) -> tuple[list[int], int]:
     """Offsets in bytes, in the order given, and the arena's size.
 
     Largest tensor first, each at the lowest offset where it meets no tensor that is alive at the same time
-    ("greedy by size", Pisarchyk and Lee, arXiv 2001.03288, section 5.2).
+    ("greedy by size", Pisarchyk and Lee, arXiv 2001.03288, section 5.2). Where that leaves gaps, as long-lived tensors
+    between others do, the tensor that ends highest goes first in another attempt; the best one counts.
     """
     order = sorted(range(len(intervals)), key=lambda i: (-intervals[i].size_bytes, intervals[i].first))
+    bound = live_bound(intervals)
+    offsets, arena = _place(intervals, order)
+    best = offsets
+    for _ in range(_ATTEMPTS):
+        if arena == bound:
+            break
+        highest = max(order, key=lambda i: offsets[i] + aligned(intervals[i].size_bytes))
+        order.remove(highest)
+        order.insert(0, highest)
+        offsets, size = _place(intervals, order)
+        if size < arena:
+            best, arena = offsets, size
+    return best, arena
+
+
+def _place(intervals: Sequence[Interval], order: Sequence[int]) -> tuple[list[int], int]:
+    """Each tensor in this order at its lowest offset, and the arena's size."""
     offsets = [0] * len(intervals)
     placed: list[int] = []
     arena = 0
