@@ -10,9 +10,11 @@ from edgec.passes.fold_constants import FoldConstants
 from edgec.passes.fold_padding import FoldPadding
 from edgec.passes.fold_scale import FoldScale
 from edgec.passes.fold_shapes import FoldShapes
+from edgec.passes.merge_activations import MergeActivations
 from edgec.passes.merge_clamps import MergeClamps
 from edgec.passes.merge_duplicates import MergeDuplicates
 from edgec.passes.merge_gemm import MergeGemm
+from edgec.passes.merge_layer_norm import MergeLayerNorm
 from edgec.passes.merge_movements import MergeMovements
 from edgec.passes.merge_reshapes import MergeReshapes
 from edgec.passes.pipeline import simplify
@@ -30,9 +32,11 @@ __all__ = [
     "FoldPadding",
     "FoldScale",
     "FoldShapes",
+    "MergeActivations",
     "MergeClamps",
     "MergeDuplicates",
     "MergeGemm",
+    "MergeLayerNorm",
     "MergeMovements",
     "MergeReshapes",
     "PassReport",

@@ -18,9 +18,11 @@ from edgec.passes.fold_constants import FoldConstants
 from edgec.passes.fold_padding import FoldPadding
 from edgec.passes.fold_scale import FoldScale
 from edgec.passes.fold_shapes import FoldShapes
+from edgec.passes.merge_activations import MergeActivations
 from edgec.passes.merge_clamps import MergeClamps
 from edgec.passes.merge_duplicates import MergeDuplicates
 from edgec.passes.merge_gemm import MergeGemm
+from edgec.passes.merge_layer_norm import MergeLayerNorm
 from edgec.passes.merge_movements import MergeMovements
 from edgec.passes.merge_reshapes import MergeReshapes
 from edgec.passes.remove_dead_code import RemoveDeadCode
@@ -37,6 +39,9 @@ PHASES: tuple[InPlacePass, ...] = (
     FoldShapes(),
     FoldBranches(),
     EliminateIdentities(),
+    # Functions that are written out
+    MergeActivations(),
+    MergeLayerNorm(),
     # Arithmetic that weights can take in
     MergeGemm(),
     ResolvePadding(),

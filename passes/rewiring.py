@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -16,8 +17,10 @@ __all__ = [
     "is_default_op",
     "new_constant",
     "only_consumer",
+    "remove_unread",
     "replace_node",
     "rounded_to",
+    "scalar_of",
     "static_shape",
 ]
 
@@ -39,6 +42,14 @@ def array_of(value: ir.Value | None) -> Array | None:
     if tensor is None or tensor.dtype == ir.DataType.STRING:
         return None
     return tensor.numpy()
+
+
+def scalar_of(value: ir.Value | None) -> float | None:
+    """The number in a constant of one floating-point element, else None."""
+    array = array_of(value)
+    if array is None or array.size != 1 or array.dtype.kind != "f":
+        return None
+    return float(array.reshape(()))
 
 
 def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
@@ -101,6 +112,17 @@ def replace_node(node: ir.Node, replacement: ir.Node) -> None:
     if not replacement.metadata_props:
         replacement.metadata_props.update(node.metadata_props)
     graph.remove(node, safe=True)
+
+
+def remove_unread(values: Sequence[ir.Value | None]) -> None:
+    """Remove the nodes that make these values if nothing reads what they make, and then what only they read."""
+    for value in values:
+        node = None if value is None else value.producer()
+        if node is None or node.graph is None or any(out.uses() or out.is_graph_output() for out in node.outputs):
+            continue
+        inputs = list(node.inputs)
+        node.graph.remove(node, safe=True)
+        remove_unread(inputs)
 
 
 def new_constant(graph: ir.Graph, array: Array, name: str) -> ir.Value:

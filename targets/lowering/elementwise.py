@@ -304,7 +304,9 @@ def div(emitter: Emitter, node: ir.Node) -> None:
     if reciprocal is None or not (np.isfinite(reciprocal) & (abs(reciprocal) >= np.finfo(reciprocal.dtype).tiny)).all():
         emit_elementwise(emitter, node, node.inputs, _divide, safe=constant is not None, fill=1.0)
         return
-    factor = ir.Value(name=f"{node.outputs[0].name}/reciprocal", type=ir.TensorType(divisor.dtype))
+    factor = ir.Value(
+        name=f"{node.outputs[0].name}/reciprocal", type=ir.TensorType(ir.DataType.from_numpy(reciprocal.dtype))
+    )
     emitter.set_constant(factor, reciprocal)
     emit_elementwise(emitter, node, [dividend, factor], _BINARY["Mul"], fill=1.0)
 
