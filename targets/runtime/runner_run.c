@@ -83,7 +83,9 @@ int runner_run(const edgec_model *model, const runner_options *options) {
     int code = runner_tensors_create(&tensors, model);
     if (code != EXIT_DONE) return code;
     code = runner_source_open(&source, &tensors, options->input, options->samples);
-    if (code == EXIT_DONE) code = runner_open(model, options, 1, &session);
+    /* Only a file can be another model's; to hash what is linked in would take longer than many an inference. */
+    const int verify_params = options->params != NULL;
+    if (code == EXIT_DONE) code = runner_open(model, options, verify_params, &session);
     if (code == EXIT_DONE) code = sink_open(&sink, options->output);
     if (code == EXIT_DONE) code = run_samples(session, &tensors, &source, &sink);
     code = sink_close(&sink, code);

@@ -30,15 +30,16 @@ static void compress(uint32_t state[8], const unsigned char block[64]) {
         w[i] = w[i - 16] + s0 + w[i - 7] + s1;
     }
     memcpy(s, state, sizeof s);
-    for (int i = 0; i < 64; i++) {
-        const uint32_t s1 = rotate_right(s[4], 6) ^ rotate_right(s[4], 11) ^ rotate_right(s[4], 25);
-        const uint32_t choice = (s[4] & s[5]) ^ (~s[4] & s[6]);
-        const uint32_t t1 = s[7] + s1 + choice + round_constant[i] + w[i];
-        const uint32_t s0 = rotate_right(s[0], 2) ^ rotate_right(s[0], 13) ^ rotate_right(s[0], 22);
-        const uint32_t majority = (s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]);
-        memmove(s + 1, s, 7 * sizeof s[0]);
-        s[4] += t1;
-        s[0] = t1 + s0 + majority;
+    for (int i = 0; i < 64; i += 8) {
+        for (int j = 0; j < 8; j++) { /* unrolled by the compiler: a to h change places and are not moved */
+            const uint32_t a = s[-j & 7], b = s[(1 - j) & 7], c = s[(2 - j) & 7];
+            const uint32_t e = s[(4 - j) & 7], f = s[(5 - j) & 7], g = s[(6 - j) & 7];
+            const uint32_t s1 = rotate_right(e, 6) ^ rotate_right(e, 11) ^ rotate_right(e, 25);
+            const uint32_t t1 = s[(7 - j) & 7] + s1 + ((e & f) ^ (~e & g)) + round_constant[i + j] + w[i + j];
+            const uint32_t s0 = rotate_right(a, 2) ^ rotate_right(a, 13) ^ rotate_right(a, 22);
+            s[(3 - j) & 7] += t1;
+            s[(7 - j) & 7] = t1 + s0 + ((a & b) ^ (a & c) ^ (b & c));
+        }
     }
     for (int i = 0; i < 8; i++) state[i] += s[i];
 }
