@@ -50,7 +50,10 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def convolutions(channels: Sequence[int], before: str = "") -> onnx.ModelProto:
-    """A chain of 3×3 convolutions x -> y with these channels; with an operator before it if that is named."""
+    """A chain of 3×3 convolutions x -> y with these channels; with an operator before it if that is named.
+
+    Dilated, so that each is one kernel: Winograd's has two.
+    """
     rng = np.random.default_rng(0)
     nodes, weights, value = [], [], "x"
     if before:
@@ -60,7 +63,8 @@ def convolutions(channels: Sequence[int], before: str = "") -> onnx.ModelProto:
     for i in range(len(channels) - 1):
         shape = (channels[i + 1], channels[i], 3, 3)
         weights.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), f"w{i}"))
-        nodes.append(helper.make_node("Conv", [value, f"w{i}"], [f"c{i}"], name=f"conv{i}", pads=[1, 1, 1, 1]))
+        attributes = {"pads": [2, 2, 2, 2], "dilations": [2, 2]}
+        nodes.append(helper.make_node("Conv", [value, f"w{i}"], [f"c{i}"], name=f"conv{i}", **attributes))
         nodes.append(helper.make_node("Relu", [f"c{i}"], [value := f"r{i}"], name=f"relu{i}"))
     nodes[-1].output[0] = "y"
     infos = [
