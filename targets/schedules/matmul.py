@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import SBlockRV
 
 from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Choice, Chooser, Site, workload
@@ -31,10 +32,10 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     extents = bound_extents(sch, last)
     product_extents = bound_extents(sch, product)
     columns, reduction = product_extents[len(extents) - 1], product_extents[len(extents) :]
-    loops = sch.get_loops(last)
-    batch, n = loops[:-2], loops[-1]
-    m = loops[-2] if len(loops) > 1 else None
-    rows_total = extents[-2] if m is not None else 1
+    *batch, n = sch.get_loops(last)
+    row_axis = _row_axis(sch, product, extents)
+    m = batch.pop(row_axis) if batch else None
+    rows_total = extents[row_axis] if m is not None else 1
     lanes = min(vector_lanes(sch, last, profile), columns)
     vectors_total, registers = -(-columns // lanes), profile.instruction_set.vector_registers
     # Where columns are dropped, the product has more of them than the result, and tiles must not pass its end.
@@ -66,6 +67,18 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     sch.vectorize(n_lanes)
     _tile_product(sch, product, spatial, reduced, lanes)
     return True
+
+
+def _row_axis(sch: Schedule, product: SBlockRV, extents: list[int]) -> int:
+    """The axis whose elements share the right operand; with one row per matrix, the last batch axis may be it."""
+    block = sch.get(product)
+    right = block.reads[1].region
+    for axis in range(len(extents) - 2, -1, -1):
+        if any(part.min.same_as(block.iter_vars[axis].var) for part in right):
+            break
+        if extents[axis] > 1:
+            return axis
+    return len(extents) - 2
 
 
 def _tile_product(sch: Schedule, product: object, spatial: list[object], reduced: list[object], lanes: int) -> None:
