@@ -1,4 +1,4 @@
-"""Augmentation of cepstral features: the same word, spoken faster, by another voice, elsewhere.
+"""Augmentation of cepstral features: the same word, spoken faster, by another voice, elsewhere, and partly unheard.
 
 Few recordings must stand for all speakers. A change of the voice or the room is simple in the logarithm of the mel
 spectrum, which the cosine transform behind the coefficients gives back (smoothed, as only the first ten are kept).
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["Speaking", "cepstra_of", "spectrum_of"]
+__all__ = ["Speaking", "cepstra_of", "spectrum_of", "stretches"]
 
 _BANDS = 40
 _COEFFICIENTS = 10
 # log(1e-6), which TensorFlow's features add before the logarithm: nothing is quieter.
 _FLOOR = -13.8
 _MIDDLES = np.arange(_BANDS) + 0.5
+# The most neighbouring frames, and bands, that are hidden.
+_HIDDEN = 8
 
 # TensorFlow's mfccs_from_log_mel_spectrograms: a DCT-II over sqrt(2 bands).
 _TO_CEPSTRA = 2 * np.cos(np.pi * np.arange(_COEFFICIENTS)[:, None] * _MIDDLES / _BANDS) / np.sqrt(2 * _BANDS)
@@ -57,10 +59,13 @@ class Speaking:
         spectrum = _spoken_faster(spectrum, random)
         spectrum = _other_voice(spectrum, random)
         spectrum = spectrum + (random.standard_normal((n, 1, len(_SHAPES))) @ _SHAPES)
+        spectrum = np.where(stretches(n, spectrum.shape[1], random)[:, :, None], _FLOOR, spectrum)
         noise = self.noises[random.integers(0, len(self.noises), n)]
         is_noisy = (random.random(n) < 0.5) & (labels != self.quiet_label)
         loudness = np.where(is_noisy, random.uniform(-10.0, -4.0, n), -np.inf)
         spectrum = np.logaddexp(np.logaddexp(spectrum, noise + loudness[:, None, None]), _FLOOR)
+        mean = spectrum.mean(2, keepdims=True)
+        spectrum = np.where(stretches(n, _BANDS, random)[:, None, :], mean, spectrum)
         changed = (cepstra_of(spectrum) - self.mean) / self.std
         changed += 0.06 * random.standard_normal(changed.shape)
         return changed.astype(features.dtype)[:, None], labels
@@ -79,6 +84,17 @@ def _other_voice(spectrum: np.ndarray, random: np.random.Generator) -> np.ndarra
     n = len(spectrum)
     places = _MIDDLES * np.exp(0.1 * random.standard_normal((n, 1))) - 0.5
     return _resampled(spectrum.transpose(0, 2, 1), places).transpose(0, 2, 1)
+
+
+def stretches(n: int, length: int, random: np.random.Generator) -> np.ndarray:
+    """Masks of up to 8 neighbours, to hide frames or bands. Shape: (n, length).
+
+    Source: Park et al. 2019, "SpecAugment", section 2.
+    """
+    width = random.integers(0, _HIDDEN + 1, (n, 1))
+    start = random.integers(0, length - width + 1)
+    places = np.arange(length)
+    return np.asarray((places >= start) & (places < start + width))
 
 
 def _resampled(values: np.ndarray, places: np.ndarray) -> np.ndarray:

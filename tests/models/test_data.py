@@ -16,7 +16,7 @@ from edgec.models.data.digits import enlarged_digits, load_digits
 from edgec.models.data.fashion_mnist import load_fashion_mnist, read_idx
 from edgec.models.data.keywords import MEAN, SILENCE, STD, load_keywords
 from edgec.models.data.location import data_root
-from edgec.models.data.speaking import Speaking, cepstra_of, spectrum_of
+from edgec.models.data.speaking import Speaking, cepstra_of, spectrum_of, stretches
 from edgec.models.data.text_lines import ALPHABET, render_lines
 
 
@@ -148,6 +148,16 @@ def test_speaking_keeps_silence_and_shapes(data_dir: Path) -> None:
     np.testing.assert_array_equal(labels, batch[1])
     np.testing.assert_array_equal(changed, again)
     assert np.abs(changed - batch[0]).max() > 0.5
+
+
+def test_hidden_stretches() -> None:
+    masks = stretches(2000, 40, np.random.default_rng(0))
+    widths = masks.sum(1)
+    assert np.unique(widths).tolist() == list(range(9))
+    # In one piece: from a first to a last place, all over the row.
+    hidden = masks[widths > 0]
+    assert (hidden.argmax(1) + hidden.sum(1) == 40 - hidden[:, ::-1].argmax(1)).all()
+    assert hidden.any(0).all()
 
 
 def test_enlarged_digits() -> None:

@@ -95,6 +95,20 @@ def test_learns_a_batch_by_heart(name: str) -> None:
     assert losses[-1] < losses[0] / 3
 
 
+def test_members_are_trained_apart() -> None:
+    network = made("DSCNN").train()
+    features = tensor(*example(network, 7))
+    assert network(features).shape == (7, 12)
+    assert network(features[:1]).shape == (1, 12)  # fewer samples than members
+    # The first two samples are the first member's.
+    network.zero_grad()
+    network(features)[:2].sum().backward()
+    gradients = {
+        name.split(".")[1]: p.grad for name, p in network.named_parameters() if name.endswith("classifier.bias")
+    }
+    assert [number for number, grad in gradients.items() if grad is not None and np.any(grad.numpy())] == ["0"]
+
+
 # A sample of what is special: separable convolutions, transposed ones, recurrence, attention.
 @pytest.mark.parametrize("name", ["DSCNN", "UNet", "GRUClassifier", "DigitsTransformer"])
 def test_compiles_and_computes_the_same(name: str) -> None:

@@ -22,7 +22,7 @@ QUICK = {
     "gru": (0.75, None),
     "unet": (0.60, None),
     "detector": (0.12, None),
-    "ds-cnn": (0.35, 12),
+    "ds-cnn": (0.25, None),
     "resnet8": (0.20, 2),
 }
 NEEDS_DATA = {"ds-cnn", "resnet8"}
