@@ -94,7 +94,8 @@ _MACROS = {Place.INPUT: "INPUT", Place.OUTPUT: "OUTPUT", Place.PARAMS: "PARAM", 
 
 
 def _address(buffer: PlacedBuffer) -> str:
-    return f"{_MACROS[buffer.place]}({buffer.position})"
+    start = f"{_MACROS[buffer.place]}({buffer.position})"
+    return f"(char *){start} + {buffer.offset_bytes}" if buffer.offset_bytes else start
 
 
 def _tensor_infos(kind: str, specs: Sequence[TensorSpec]) -> str:

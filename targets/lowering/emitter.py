@@ -24,12 +24,28 @@ from edgec.targets.lowering import layouts
 if TYPE_CHECKING:
     from edgec.targets.profile import Profile
 
-__all__ = ["LOWERINGS", "Blocked", "Emitter", "Fusion", "dtype_name", "dtype_of", "lowers", "shape_of", "static_shape"]
+__all__ = [
+    "LOWERINGS",
+    "VIEW",
+    "Blocked",
+    "Emitter",
+    "Fusion",
+    "dtype_name",
+    "dtype_of",
+    "lowers",
+    "shape_of",
+    "static_shape",
+]
 
 Lowering = Callable[["Emitter", ir.Node], None]
 
 LOWERINGS: dict[str, Lowering] = {}
 """ONNX operator type -> the function that emits it."""
+
+
+VIEW = "edgec.view"
+"""Attribute of a kernel that only copies: its one input from a byte on, or its inputs one after the other. The plan
+leaves it out where the bytes can lie in their place from the start."""
 
 
 class Fusion(IntEnum):
@@ -177,9 +193,22 @@ class Emitter:
         *args: object,
         name: str | None = None,
         fusion: Fusion | None = None,
+        view: int | None = None,
     ) -> relax.Expr:
-        """Emit a kernel defined by a tensor expression; ``fusion`` where TVM's own analysis is too careful."""
-        attributes = {} if fusion is None else {"primfunc_attrs": {"op_pattern": int(fusion)}}
+        """Emit a kernel defined by a tensor expression.
+
+        Args:
+            function: From tensors to one.
+            args: Its arguments, expressions for the tensors.
+            name: Of the kernel; by default the function's.
+            fusion: Where TVM's own analysis is too careful.
+            view: The kernel only copies, one input from this byte on or several one after the other.
+        """
+        attributes: dict[str, dict[str, int]] = (
+            {} if fusion is None else {"primfunc_attrs": {"op_pattern": int(fusion)}}
+        )
+        if view is not None:
+            attributes = {"primfunc_attrs": {"op_pattern": int(Fusion.OPAQUE), VIEW: view}}
         tensors = [arg for arg in args if isinstance(arg, relax.Expr)]
 
         def kernel(*placeholders: te.Tensor) -> te.Tensor:

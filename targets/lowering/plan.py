@@ -12,7 +12,7 @@ import tvm
 from tvm import relax, tirx
 
 from edgec.errors import EdgecError
-from edgec.targets.lowering.emitter import dtype_of
+from edgec.targets.lowering.emitter import VIEW, dtype_of
 from edgec.targets.lowering.memory import Interval, aligned, assign_offsets, live_bound
 
 __all__ = ["KernelCall", "Place", "PlacedBuffer", "Plan", "TensorSpec", "make_plan"]
@@ -46,11 +46,13 @@ class PlacedBuffer:
 
     Attributes:
         position: Byte offset in the arena or the parameters, or number of the input or output.
+        offset_bytes: Where the argument begins in an output that is one piece of several.
     """
 
     place: Place
     position: int
     dtype: str
+    offset_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,9 @@ class Plan:
     arena_bound_bytes: int
 
 
-@dataclass
+@dataclass(eq=False)
 class _Storage:
-    """Bytes that one or more Relax variables stand for."""
+    """Bytes that one or more Relax variables stand for; those of a parent, from ``offset`` on, where there is one."""
 
     size_bytes: int
     dtype: str
@@ -90,6 +92,15 @@ class _Storage:
     position: int = -1
     first: int = -1
     last: int = -1
+    parent: _Storage | None = None
+    offset: int = 0
+
+    def whole(self) -> tuple[_Storage, int]:
+        """What the bytes are finally a part of, and where in it."""
+        storage, offset = self, 0
+        while storage.parent is not None:
+            storage, offset = storage.parent, offset + storage.offset
+        return storage, offset
 
 
 @dataclass
@@ -129,7 +140,9 @@ class _Walk:
         if isinstance(value, relax.Call) and value.op == tvm.ir.Op.get("relax.call_tir"):
             arguments = self.storages(value.args[1])
             results = [_Storage(_size_bytes(ty), str(ty.dtype)) for ty in _tensor_types(var.ty)]
-            self._call(value.args[0].name_hint, arguments, results)
+            view = self.module[value.args[0]].attrs.get(VIEW)
+            if view is None or not _lay(arguments, results[0], int(view)):
+                self.calls.append((value.args[0].name_hint, [*arguments, *results]))
             self.bind(var, results)
         elif isinstance(value, relax.Call) and value.op == tvm.ir.Op.get("relax.reshape"):
             self.bind(var, self.storages(value.args[0]))
@@ -138,22 +151,55 @@ class _Walk:
         else:
             self.bind(var, self.storages(value))
 
-    def _call(self, kernel: str, arguments: list[_Storage], results: list[_Storage]) -> None:
-        step = len(self.calls)
-        for storage in arguments:
-            storage.last = max(storage.last, step)
-        for storage in results:
-            storage.first = storage.last = step
-        self.calls.append((kernel, [*arguments, *results]))
-
     def finish(self, outputs: list[_Storage]) -> None:
-        """Give outputs the caller's memory. One that the caller already has elsewhere is copied."""
+        """Give outputs the caller's memory. One that the caller already has elsewhere, or in another, is copied."""
         for number, storage in enumerate(outputs):
-            if storage.place is None:
+            if storage.place is None and storage.parent is None:
                 storage.place, storage.position = Place.OUTPUT, number
             else:
                 copy = _Storage(storage.size_bytes, storage.dtype, Place.OUTPUT, number)
-                self._call(_COPY, [storage], [copy])
+                self.calls.append((_COPY, [storage, copy]))
+
+    def arena(self) -> list[_Storage]:
+        """What lies in the arena, from the first to the last call that touches any part of it."""
+        found: dict[int, _Storage] = {}
+        for step, (_, storages) in enumerate(self.calls):
+            for part in storages:
+                storage, _ = part.whole()
+                if storage.place is not None:
+                    continue
+                if id(storage) not in found:
+                    found[id(storage)] = storage
+                    storage.first = step
+                storage.last = step
+        return list(found.values())
+
+
+def _lay(sources: list[_Storage], result: _Storage, offset: int) -> bool:
+    """Make a kernel that only copies unnecessary; False where something has its place already.
+
+    One source has ``result`` as its part from ``offset`` on. Several are parts of ``result``, one after the other; one
+    that is itself a part of something takes that along, if all of it comes here.
+    """
+    if len(sources) == 1:
+        if sources[0].whole()[0].place is not None:
+            return False
+        result.parent, result.offset = sources[0], offset
+        return True
+    at = 0
+    moved: dict[int, tuple[_Storage, int]] = {}
+    covered: dict[int, int] = {}
+    for source in sources:
+        storage, inside = source.whole()
+        if storage.place is not None or moved.setdefault(id(storage), (storage, at - inside))[1] != at - inside:
+            return False
+        covered[id(storage)] = covered.get(id(storage), 0) + source.size_bytes
+        at += source.size_bytes
+    if any(covered[key] != storage.size_bytes for key, (storage, _) in moved.items()):
+        return False
+    for storage, place in moved.values():
+        storage.parent, storage.offset = result, place
+    return True
 
 
 _COPY = "copy_output"
@@ -169,11 +215,7 @@ def make_plan(module: tvm.IRModule, inputs: Sequence[TensorSpec], outputs: Seque
         for binding in block.bindings:
             walk.visit(binding.var, binding.value)
     walk.finish(walk.storages(main.body.body))
-    in_arena: list[_Storage] = []
-    for _, storages in walk.calls:
-        for storage in storages:
-            if storage.place is None and all(storage is not other for other in in_arena):
-                in_arena.append(storage)
+    in_arena = walk.arena()
     intervals = [Interval(s.size_bytes, s.first, s.last) for s in in_arena]
     offsets, arena = assign_offsets(intervals)
     for storage, offset in zip(in_arena, offsets, strict=True):
@@ -191,8 +233,11 @@ def make_plan(module: tvm.IRModule, inputs: Sequence[TensorSpec], outputs: Seque
 
 
 def _placed(storage: _Storage) -> PlacedBuffer:
-    assert storage.place is not None
-    return PlacedBuffer(storage.place, storage.position, storage.dtype)
+    whole, offset = storage.whole()
+    assert whole.place is not None
+    if whole.place in (Place.INPUT, Place.OUTPUT):
+        return PlacedBuffer(whole.place, whole.position, storage.dtype, offset)
+    return PlacedBuffer(whole.place, whole.position + offset, storage.dtype)
 
 
 def _tensor_types(ty: object) -> list[relax.TensorType]:

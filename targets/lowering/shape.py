@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from tvm import relax, te, tirx
+from tvm import relax, te, tirx, topi
 
 from edgec.errors import UnsupportedError
 from edgec.targets.lowering.attributes import integer, integers, text
-from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.memory import ARENA_ALIGNMENT_BYTES
 
 __all__ = ["emit_channels"]
 
@@ -59,14 +61,26 @@ def concat(emitter: Emitter, node: ir.Node) -> None:
         emitter.alias(out, values[0])
     elif len(shape) == 4 and axis == 1 and _has_aligned_channels(emitter, values):
         exprs = [emitter.blocked(value).var for value in values]
-        emitter.set_blocked(out, emitter.emit(relax.op.concat(exprs, 1)), shape[1])
+        emitter.set_blocked(out, join(emitter, exprs, 1), shape[1])
     elif len(shape) == 4 and axis == 1 and all(emitter.is_blocked(value) for value in values):
         emit_channels(emitter, out, values, np.arange(shape[1]))
     elif len(shape) == 4 and axis in (2, 3) and all(emitter.is_blocked(value) for value in values):
         exprs = [emitter.blocked(value).var for value in values]
-        emitter.set_blocked(out, emitter.emit(relax.op.concat(exprs, axis)), shape[1])
+        emitter.set_blocked(out, join(emitter, exprs, axis), shape[1])
     else:
-        emitter.set_plain(out, emitter.emit(relax.op.concat([emitter.plain(value) for value in values], axis)))
+        emitter.set_plain(out, join(emitter, [emitter.plain(value) for value in values], axis))
+
+
+def join(emitter: Emitter, parts: Sequence[relax.Expr], axis: int) -> relax.Expr:
+    """The parts one after the other along an axis; without a copy where they follow each other in memory."""
+    sizes = [_size_bytes(part) for part in parts]
+    if math.prod(shape_of(parts[0])[:axis]) == 1 and all(size % ARENA_ALIGNMENT_BYTES == 0 for size in sizes[:-1]):
+        return emitter.te(lambda *tensors: topi.concatenate(tensors, axis), *parts, name="concatenate", view=0)
+    return emitter.emit(relax.op.concat(list(parts), axis))
+
+
+def _size_bytes(expr: relax.Expr) -> int:
+    return math.prod(shape_of(expr)) * np.dtype(dtype_of(expr)).itemsize
 
 
 def _has_aligned_channels(emitter: Emitter, values: Sequence[ir.Value]) -> bool:
@@ -199,11 +213,26 @@ def _take(emitter: Emitter, x: relax.Expr, shape: Sequence[int], picks: dict[int
     def index(start: int, step: int) -> Index:
         return lambda i: i * step + start
 
-    return move(emitter, x, shape, {axis: index(*pick) for axis, pick in picks.items()}, "slice")
+    (axis, (start, step)), *others = picks.items()
+    rest = shape_of(x)[axis + 1 :]
+    offset = start * math.prod(rest) * np.dtype(dtype_of(x)).itemsize
+    is_piece = not others and step == 1 and math.prod(shape[:axis]) == 1 and offset % ARENA_ALIGNMENT_BYTES == 0
+    view = offset if is_piece else None
+    return move(emitter, x, shape, {axis: index(*pick) for axis, pick in picks.items()}, "slice", view)
 
 
-def move(emitter: Emitter, x: relax.Expr, shape: Sequence[int], indices: dict[int, Index], name: str) -> relax.Expr:
-    """Emit a kernel whose output takes, axis by axis, the input position that ``indices`` says (else the same)."""
+def move(
+    emitter: Emitter,
+    x: relax.Expr,
+    shape: Sequence[int],
+    indices: dict[int, Index],
+    name: str,
+    view: int | None = None,
+) -> relax.Expr:
+    """Emit a kernel whose output takes, axis by axis, the input position that ``indices`` says (else the same).
+
+    ``view``: the byte from which the output is a piece of the input as it is.
+    """
 
     def kernel(data: te.Tensor) -> te.Tensor:
         def element(*i: tirx.Var) -> tirx.Expr:
@@ -211,7 +240,7 @@ def move(emitter: Emitter, x: relax.Expr, shape: Sequence[int], indices: dict[in
 
         return te.compute(list(shape), element, name=name)
 
-    return emitter.te(kernel, x, name=name, fusion=Fusion.INJECTIVE)
+    return emitter.te(kernel, x, name=name, fusion=Fusion.INJECTIVE, view=view)
 
 
 @lowers("Pad")

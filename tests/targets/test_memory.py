@@ -60,9 +60,9 @@ def test_nothing_to_place() -> None:
 
 
 def largest_live_set(plan: Plan) -> int:
-    """Bytes that the calls need at once, from the calls alone: a tensor lives from its write to its last read."""
+    """Bytes that the calls need at once, from the calls alone: a byte lives from its write to its last read."""
     lives: list[tuple[int, int, int]] = []  # size, first call, last call
-    at: dict[int, int] = {}  # offset -> number of the tensor that lies there
+    at: dict[int, int] = {}  # offset -> number of the tensor that was written there
     for step, call in enumerate(plan.calls):
         function = plan.kernels[call.kernel]
         written: set[int] = set()
@@ -70,11 +70,18 @@ def largest_live_set(plan: Plan) -> int:
         for buffer, argument in zip(function.params, call.arguments, strict=True):
             if argument.place is not Place.ARENA:
                 continue
+            size = math.prod(map(int, buffer.shape)) * np.dtype(str(buffer.dtype)).itemsize
+            begin, end = argument.position, argument.position + size
+            touched = [start for start in at if start < end and begin < start + lives[at[start]][0]]
             if buffer.__chandle__() in written:
-                at[argument.position] = len(lives)
-                lives.append((math.prod(map(int, buffer.shape)) * np.dtype(str(buffer.dtype)).itemsize, step, step))
-            size, first, _ = lives[at[argument.position]]
-            lives[at[argument.position]] = (size, first, step)
+                for start in touched:
+                    del at[start]
+                at[begin] = len(lives)
+                lives.append((size, step, step))
+            else:  # several, where a kernel reads what others wrote side by side
+                for start in touched:
+                    length, first, _ = lives[at[start]]
+                    lives[at[start]] = (length, first, step)
     return max(sum(size for size, first, last in lives if first <= step <= last) for step in range(len(plan.calls)))
 
 
