@@ -144,7 +144,7 @@ def _blocked(
             return result
     lanes = shape_of(x)[4]
     packed = emitter.const(layouts.pack_conv_weights(weights, lanes, lanes))
-    arguments = (x, packed, strides, dilations, pads, group)
+    arguments = (x, packed, strides, dilations, pads, group, weights.shape[1])
     return emitter.te(conv2d_blocked, *arguments, name="conv2d", fusion=Fusion.EPILOGUE)
 
 
@@ -171,22 +171,33 @@ def pad_spatial(x: te.Tensor, pads: list[int], first_axis: int, value: float = 0
 
 
 def conv2d_blocked(
-    x: te.Tensor, w: te.Tensor, strides: list[int], dilations: list[int], pads: list[int], group: int = 1
+    x: te.Tensor,
+    w: te.Tensor,
+    strides: list[int],
+    dilations: list[int],
+    pads: list[int],
+    group: int = 1,
+    channels: int | None = None,
 ) -> te.Tensor:
     """Direct convolution: x (N, I/i, H, W, i); w (O/o, I/i/group, kh, kw, i, o) -> (N, O/o, H', W', o).
 
-    Groups are made of whole blocks. The padding is a stage of its own, which the schedule inlines.
+    Groups are made of whole blocks. The padding is a stage of its own, which the schedule inlines. Where the input
+    ``channels`` of a group do not fill their last block, its padding lanes are left out.
     """
     x = pad_spatial(x, pads, 2) if any(pads) else x
     n, _, height, width, in_lanes = (int(s) for s in x.shape)
     out_blocks, in_blocks, kh, kw, _, lanes = (int(s) for s in w.shape)
     out_h, out_w = _out(height, kh, strides[0], dilations[0]), _out(width, kw, strides[1], dilations[1])
-    ic, ky, kx, ici = _reduce_axes((in_blocks, "ic"), (kh, "ky"), (kw, "kx"), (in_lanes, "ici"))
+    whole = channels in (None, in_blocks * in_lanes)
+    *outer, ky, kx, inner = _reduce_axes(
+        *((in_blocks, "ic"),) * whole, (kh, "ky"), (kw, "kx"), (in_lanes if whole else channels, "ici")
+    )
+    ic, ici = (outer[0], inner) if whole else (tirx.floordiv(inner, in_lanes), tirx.floormod(inner, in_lanes))
 
     def product(b: tirx.Var, o: tirx.Var, y: tirx.Var, xx: tirx.Var, c: tirx.Var) -> tirx.Expr:
         source = ic if group == 1 else tirx.floordiv(o, out_blocks // group) * in_blocks + ic
         row, column = y * strides[0] + ky * dilations[0], xx * strides[1] + kx * dilations[1]
-        return te.sum(x[b, source, row, column, ici] * w[o, ic, ky, kx, ici, c], axis=[ic, ky, kx, ici])
+        return te.sum(x[b, source, row, column, ici] * w[o, ic, ky, kx, ici, c], axis=[*outer, ky, kx, inner])
 
     is_pointwise = (kh, kw, *strides) == (1, 1, 1, 1) and not any(pads)
     return te.compute(

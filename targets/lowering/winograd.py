@@ -55,7 +55,7 @@ def convolution(emitter: Emitter, x: relax.Expr, weights: np.ndarray, pads: list
     tiles = n * output_tiles(out_h, m) * output_tiles(out_w, m)
     points = emitter.reshape(points, [(m + TAPS - 1) ** 2, in_blocks, tiles, lanes])
     packed = emitter.const(pack_weights(weights, m, lanes))
-    arguments = (points, packed, m, n, out_h, out_w, group)
+    arguments = (points, packed, m, n, out_h, out_w, group, weights.shape[1])
     return emitter.te(winograd_product, *arguments, name="winograd", fusion=Fusion.EPILOGUE)
 
 
@@ -149,18 +149,23 @@ def winograd_input(x: te.Tensor, m: int, pads: list[int], out_h: int, out_w: int
     )
 
 
-def winograd_product(v: te.Tensor, u: te.Tensor, m: int, n: int, out_h: int, out_w: int, group: int) -> te.Tensor:
+def winograd_product(
+    v: te.Tensor, u: te.Tensor, m: int, n: int, out_h: int, out_w: int, group: int, channels: int
+) -> te.Tensor:
     """Products and back: v (points², I/i, tiles, i), u (points², O/o, I/group/i, i, o) -> (N, O/o, H', W', o)."""
     back, _, _ = matrices(m)
     tile_rows, tile_columns = output_tiles(out_h, m), output_tiles(out_w, m)
     _, _, tiles, _ = (int(s) for s in v.shape)
     count, out_blocks, in_blocks, in_lanes, lanes = (int(s) for s in u.shape)
     points = m + TAPS - 1
-    ic, ici = te.reduce_axis((0, in_blocks), "ic"), te.reduce_axis((0, in_lanes), "ici")
+    whole = channels == in_blocks * in_lanes  # else the padding lanes of the last block are left out
+    outer = [te.reduce_axis((0, in_blocks), "ic")] * whole
+    inner = te.reduce_axis((0, in_lanes if whole else channels), "ici")
+    ic, ici = (outer[0], inner) if whole else (inner // in_lanes, inner % in_lanes)
 
     def point(k: tirx.Var, o: tirx.Var, t: tirx.Var, c: tirx.Var) -> tirx.Expr:
         source = ic if group == 1 else o // (out_blocks // group) * in_blocks + ic
-        return te.sum(v[k, source, t, ici] * u[k, o, ic, ici, c], axis=[ic, ici])
+        return te.sum(v[k, source, t, ici] * u[k, o, ic, ici, c], axis=[*outer, inner])
 
     product = te.compute(
         (count, out_blocks, tiles, lanes),

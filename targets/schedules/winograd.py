@@ -59,7 +59,7 @@ def _schedule_product(sch: Schedule, profile: Profile, blocks: Blocks, choose: C
         sch.compute_inline(block)
     last = rest[-1]
     _, _, tile_rows, tile_columns, m, _, lanes = bound_extents(sch, rows)
-    points, channel_blocks, tiles, _, in_blocks, in_lanes = bound_extents(sch, product)
+    points, channel_blocks, tiles, _, *reduction = bound_extents(sch, product)
     registers = profile.instruction_set.vector_registers
     default = default_chunk(tile_rows, tile_columns, channel_blocks, points * lanes * 4, registers)
     choice = choose(
@@ -79,7 +79,7 @@ def _schedule_product(sch: Schedule, profile: Profile, blocks: Blocks, choose: C
     for loop in (row_i, row_l):
         sch.unroll(loop)
     sch.vectorize(row_c)
-    work = points * channel_blocks * tiles * lanes * in_blocks * in_lanes
+    work = math.prod([points, channel_blocks, tiles, lanes, *reduction])
     parallelize(sch, sch.fuse(n, o_outer, y_outer), work // 8)
     _tile_product(sch, product, choice)
 
@@ -87,10 +87,10 @@ def _schedule_product(sch: Schedule, profile: Profile, blocks: Blocks, choose: C
 def _tile_product(sch: Schedule, product: object, choice: Choice) -> None:
     """A register tile over the whole reduction, then a copy of it to the waiting products."""
     tile = sch.cache_write(product, 0, "local")
-    k, o, t, c, ic, ici = sch.get_loops(product)[-6:]
+    k, o, t, c, *reduced = sch.get_loops(product)[-len(sch.get(product).iter_vars) :]
     o_outer, o_inner = sch.split(o, [None, choice["blocks"]])
     t_outer, t_inner = sch.split(t, [None, choice["columns"]])
-    sch.reorder(k, o_outer, t_outer, ic, ici, t_inner, o_inner, c)
+    sch.reorder(k, o_outer, t_outer, *reduced, t_inner, o_inner, c)
     sch.reverse_compute_at(tile, t_outer, preserve_unit_loops=True)
     for loop in (t_inner, o_inner):
         sch.unroll(loop)
@@ -99,7 +99,7 @@ def _tile_product(sch: Schedule, product: object, choice: Choice) -> None:
     for loop in (copied_o, copied_t):
         sch.unroll(loop)
     sch.vectorize(copied_c)
-    sch.decompose_reduction(product, ic)
+    sch.decompose_reduction(product, reduced[0])
 
 
 def default_chunk(
