@@ -188,7 +188,8 @@ def conv2d_blocked(
     n, _, height, width, in_lanes = (int(s) for s in x.shape)
     out_blocks, in_blocks, kh, kw, _, lanes = (int(s) for s in w.shape)
     out_h, out_w = _out(height, kh, strides[0], dilations[0]), _out(width, kw, strides[1], dilations[1])
-    whole = channels in (None, in_blocks * in_lanes)
+    channels = channels or in_blocks * in_lanes
+    whole = channels == in_blocks * in_lanes
     *outer, ky, kx, inner = _reduce_axes(
         *((in_blocks, "ic"),) * whole, (kh, "ky"), (kw, "kx"), (in_lanes if whole else channels, "ici")
     )

@@ -13,7 +13,8 @@ the usual ±1 and ±2 leave five times as much. For m = 2, the error is below th
 from __future__ import annotations
 
 import math
-from functools import cache, reduce
+from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.polynomial import polynomial
@@ -100,9 +101,9 @@ def matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return back, window, forward
 
 
-def _with_roots(roots: tuple[float, ...] | list[float]) -> np.ndarray:
+def _with_roots(roots: Sequence[float]) -> np.ndarray:
     """Coefficients of Π (x - root), without the noise that rounding leaves where they are zero."""
-    coefficients = reduce(polynomial.polymul, ([-root, 1.0] for root in roots), np.ones(1))
+    coefficients = polynomial.polyfromroots(roots)
     return np.where(np.abs(coefficients) < 1e-12, 0.0, coefficients)
 
 
