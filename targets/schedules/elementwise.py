@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+from tvm import ir
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import SBlockRV
+from tvm_ffi.structural import structural_walk
 
 from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Chooser
@@ -22,24 +27,45 @@ def schedule(sch: Schedule, profile: Profile, _choose: Chooser) -> bool:
     return True
 
 
-def flatten(sch: Schedule, block: object, profile: Profile) -> None:
-    """Vectorize the innermost axis where it is long enough, spread the rest over the threads."""
+def flatten(sch: Schedule, block: SBlockRV, profile: Profile) -> None:
+    """Vectorize the innermost axis where it is long enough, spread the rest over the threads.
+
+    Where every operand has the shape of the result, the last axes are joined until they make whole vectors. (No more
+    of them: TVM 0.27 does not see that an index is contiguous if it simplifies some of its divisions only.)
+    """
     extents = bound_extents(sch, block)
     loops = sch.get_loops(block)
     if not loops:
         return
-    work = 1
-    for extent in extents:
-        work *= extent
+    work = math.prod(extents)
     lanes = vector_lanes(sch, block, profile)
-    if extents[-1] % lanes == 0:
-        outer_loops, vector = loops[:-1], loops[-1]
-        if extents[-1] != lanes:
-            split, vector = sch.split(loops[-1], [None, lanes])
-            outer_loops = [*outer_loops, split]
-        sch.vectorize(vector)
-        if outer_loops:
-            parallelize(sch, sch.fuse(*outer_loops), work)
+    if extents[-1] % lanes and _is_map(sch, block):
+        joined = next((n for n in range(1, len(loops)) if math.prod(extents[-n:]) % lanes == 0), len(loops))
+        loops = [*loops[:-joined], sch.fuse(*loops[-joined:])]
+        extents = [*extents[:-joined], math.prod(extents[-joined:])]
+    if extents[-1] % lanes and 2 * extents[-1] < lanes:  # left to LLVM
+        if len(loops) > 1:
+            parallelize(sch, sch.fuse(*loops[:-1]), work)
         return
-    if len(loops) > 1:
-        parallelize(sch, sch.fuse(*loops[:-1]), work)
+    outer_loops, vector = loops[:-1], loops[-1]
+    if extents[-1] > lanes:
+        split, vector = sch.split(loops[-1], [None, lanes])
+        outer_loops = [*outer_loops, split]
+    sch.vectorize(vector)
+    if outer_loops:
+        parallelize(sch, sch.fuse(*outer_loops), work)
+
+
+def _is_map(sch: Schedule, block: SBlockRV) -> bool:
+    """Whether each element depends on the elements at its own place alone."""
+    axes = [axis.var for axis in sch.get(block).iter_vars]
+    extents = bound_extents(sch, block)
+    is_map = True
+
+    def visit(load: ir.TensorLoad) -> None:
+        nonlocal is_map
+        same = len(load.indices) == len(axes) and all(i.same_as(a) for i, a in zip(load.indices, axes, strict=True))
+        is_map = is_map and same and [int(extent) for extent in load.source.shape] == extents
+
+    structural_walk(sch.get(block).body, (ir.TensorLoad, visit))
+    return is_map
