@@ -21,6 +21,9 @@ __all__ = ["schedule"]
 CHUNK_BYTES = 192 * 1024
 """Products that wait for their transform back; with the operands they should fit a level-2 cache."""
 
+LEAST_CHUNKS = 4
+"""So many threads find something to do in any layer that has as many rows and blocks."""
+
 
 def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     """Schedule a kernel whose main block is annotated ``winograd_input`` or ``winograd``."""
@@ -110,7 +113,8 @@ def default_chunk(
     for rows in _divisors(tile_rows):
         for blocks in _divisors(channel_blocks):
             size = rows * blocks * tile_columns * bytes_per_tile
-            if best_size < size <= CHUNK_BYTES:
+            chunks = tile_rows // rows * (channel_blocks // blocks)
+            if best_size < size <= CHUNK_BYTES and chunks >= min(LEAST_CHUNKS, tile_rows * channel_blocks):
                 best, best_size = (rows, blocks), size
     rows, blocks = best
     columns, tile_blocks = choose_tile(Row(rows * tile_columns, blocks), registers)
