@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 
-from tvm import ir
+from tvm import ir, sym
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import SBlockRV
-from tvm_ffi.structural import structural_walk
+from tvm_ffi.structural import StructuralVisitor, structural_visit, structural_walk
 
 from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Chooser
 from edgec.targets.schedules.kernel import analyse, bound_extents, parallelize, vector_lanes
 
 __all__ = ["schedule"]
+
+BLOCKED = 5
+"""Axes of a blocked tensor: batch, block of channels, row, column, lane."""
+
+MAX_COPIES = 256
+"""So many channels are written out at most."""
 
 
 def schedule(sch: Schedule, profile: Profile, _choose: Chooser) -> bool:
@@ -23,8 +29,44 @@ def schedule(sch: Schedule, profile: Profile, _choose: Chooser) -> bool:
         return False
     for block in blocks.all[:-1]:
         sch.compute_inline(block)
-    flatten(sch, blocks.all[-1], profile)
+    last = blocks.all[-1]
+    if _exchanges_lanes(sch, last):
+        _unroll_lanes(sch, last)
+    else:
+        flatten(sch, last, profile)
     return True
+
+
+def _exchanges_lanes(sch: Schedule, block: SBlockRV) -> bool:
+    """Whether elements go to other lanes of a blocked tensor, to the same column, from places known at compile time."""
+    axes, extents = [axis.var for axis in sch.get(block).iter_vars], bound_extents(sch, block)
+    if len(axes) != BLOCKED or extents[1] * extents[-1] > MAX_COPIES:
+        return False
+    *_, column, lane = axes
+    analyzer = sym.Analyzer()
+    for axis, extent in zip(axes, extents, strict=True):
+        analyzer.bind(axis, ir.Range(0, extent))
+    fits, exchanges = True, False
+
+    def visit(load: ir.TensorLoad, visitor: StructuralVisitor) -> None:
+        nonlocal fits, exchanges
+        indices = [analyzer.simplify(index) for index in load.indices]
+        fits = fits and len(indices) == BLOCKED and analyzer.can_prove_equal(indices[3], column)
+        exchanges = exchanges or not analyzer.can_prove_equal(indices[-1], lane)
+        visitor.default_visit(load)
+
+    structural_visit(sch.get(block).body, (ir.TensorLoad, visit))
+    return fits and exchanges
+
+
+def _unroll_lanes(sch: Schedule, block: SBlockRV) -> None:
+    """Write out the lanes of each channel block: their sources are constants then, which LLVM makes shuffles of."""
+    work = math.prod(bound_extents(sch, block))
+    n, blocks, y, x, lanes = sch.get_loops(block)
+    sch.reorder(n, y, blocks, x, lanes)
+    parallelize(sch, sch.fuse(n, y), work)
+    sch.unroll(blocks)
+    sch.unroll(lanes)
 
 
 def flatten(sch: Schedule, block: SBlockRV, profile: Profile) -> None:
