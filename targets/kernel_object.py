@@ -7,6 +7,7 @@ from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 from tvm.target import Target
 
+from edgec.targets.borders import part_borders
 from edgec.targets.profile import Profile
 from edgec.targets.whole_vectors import whole_vectors
 
@@ -115,6 +116,8 @@ _PHASES = [
     tirx.transform.UnrollLoop(),
     s_tir.transform.RenormalizeSplitPattern(),
     tirx.transform.StmtSimplify(),
+    part_borders,
+    tirx.transform.ConvertSSA(),
     tirx.transform.RemoveNoOp(),
     s_tir.transform.RewriteUnsafeSelect(),
     tirx.transform.CommonSubexprElim(),
