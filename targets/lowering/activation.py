@@ -20,8 +20,13 @@ def _c(value: float, x: tirx.Expr) -> tirx.Expr:
     return tirx.const(value, x.ty.dtype)
 
 
+def _unit(x: tirx.Expr) -> tirx.Expr:
+    """Cut off below 0 and above 1."""
+    return scalars.at_least(scalars.at_most(x, _c(1, x)), _c(0, x))
+
+
 def _relu(_: ir.Node) -> Scalar:
-    return lambda x: tirx.max(x, _c(0, x))
+    return lambda x: scalars.at_least(x, _c(0, x))
 
 
 def _leaky_relu(node: ir.Node) -> Scalar:
@@ -41,11 +46,11 @@ def _selu(node: ir.Node) -> Scalar:
 
 def _hard_sigmoid(node: ir.Node) -> Scalar:
     alpha, beta = number(node, "alpha", 0.2), number(node, "beta", 0.5)
-    return lambda x: tirx.max(tirx.min(x * _c(alpha, x) + _c(beta, x), _c(1, x)), _c(0, x))
+    return lambda x: _unit(x * _c(alpha, x) + _c(beta, x))
 
 
 def _hard_swish(_: ir.Node) -> Scalar:
-    return lambda x: x * tirx.max(tirx.min(x * _c(1 / 6, x) + _c(0.5, x), _c(1, x)), _c(0, x))
+    return lambda x: x * _unit(x * _c(1 / 6, x) + _c(0.5, x))
 
 
 def _gelu(node: ir.Node) -> Scalar:
@@ -104,7 +109,7 @@ def clip(emitter: Emitter, node: ir.Node) -> None:
 
     def function(x: tirx.Expr, *bounds: tirx.Expr) -> tirx.Expr:
         if has_low:
-            x = tirx.max(x, bounds[0])
-        return tirx.min(x, bounds[-1]) if has_high else x
+            x = scalars.at_least(x, bounds[0])
+        return scalars.at_most(x, bounds[-1]) if has_high else x
 
     emit_elementwise(emitter, node, node.inputs, function)

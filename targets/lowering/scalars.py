@@ -12,7 +12,19 @@ from collections.abc import Callable, Sequence
 
 from tvm import tirx
 
-__all__ = ["Scalar", "erf", "exp", "expm1", "in_float32", "log1p_unit", "sigmoid", "softplus", "tanh"]
+__all__ = [
+    "Scalar",
+    "at_least",
+    "at_most",
+    "erf",
+    "exp",
+    "expm1",
+    "in_float32",
+    "log1p_unit",
+    "sigmoid",
+    "softplus",
+    "tanh",
+]
 
 Scalar = Callable[..., tirx.Expr]
 """A function of one or more scalar expressions."""
@@ -80,8 +92,18 @@ def _horner(x: tirx.Expr, coefficients: Sequence[float]) -> tirx.Expr:
     return result
 
 
+def at_least(x: tirx.Expr, low: tirx.Expr) -> tirx.Expr:
+    """The larger one; NaN stays NaN, as a comparison with it fails and the second operand is taken."""
+    return tirx.max(low, x)
+
+
+def at_most(x: tirx.Expr, high: tirx.Expr) -> tirx.Expr:
+    """The smaller one; NaN stays NaN."""
+    return tirx.min(high, x)
+
+
 def _clamp(x: tirx.Expr, low: float, high: float) -> tirx.Expr:
-    return tirx.max(tirx.min(x, _f32(high)), _f32(low))
+    return at_least(at_most(x, _f32(high)), _f32(low))
 
 
 @in_float32
@@ -140,4 +162,4 @@ def log1p_unit(e: tirx.Expr) -> tirx.Expr:
 @in_float32
 def softplus(x: tirx.Expr) -> tirx.Expr:
     """log(1 + e**x) = max(x, 0) + log(1 + e**-|x|)."""
-    return tirx.max(x, _f32(0.0)) + _let(exp(_f32(0.0) - tirx.abs(x)), log1p_unit)
+    return at_least(x, _f32(0.0)) + _let(exp(_f32(0.0) - tirx.abs(x)), log1p_unit)

@@ -48,3 +48,37 @@ def test_errors_are_as_stated(bundle: edgec.Bundle) -> None:
         unit = np.spacing(np.abs(expected).astype(np.float32)).astype(np.float64)
         errors = np.abs(outputs[f"{op_type}_y"] - expected) / unit
         assert errors.max() <= stated, (op_type, errors.max(), feeds[f"{op_type}_x"][errors.argmax()])
+
+
+FUNCTIONS = (
+    "Relu",
+    "LeakyRelu",
+    "Elu",
+    "Selu",
+    "HardSigmoid",
+    "HardSwish",
+    "Sigmoid",
+    "Softplus",
+    "Tanh",
+    "Erf",
+    "Exp",
+)
+
+
+def test_what_is_no_number_stays_none() -> None:
+    """NaN in whole vectors and in what remains of them; infinities have the limit of the function."""
+    import onnxruntime
+
+    nodes = [helper.make_node(op_type, ["x"], [op_type]) for op_type in FUNCTIONS]
+    nodes.append(helper.make_node("Clip", ["x", "low", "high"], ["Clip"]))
+    bounds = [helper.make_tensor(name, TensorProto.FLOAT, [], [value]) for name, value in (("low", -1), ("high", 6))]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [37])]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [37]) for name in (*FUNCTIONS, "Clip")]
+    graph = helper.make_graph(nodes, "nan", inputs, outputs, bounds)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    x = np.linspace(-3, 3, 37, dtype=np.float32)
+    x[[0, 7, 35]], x[20], x[36] = np.nan, np.inf, -np.inf
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    actual = edgec.compile(model).run({"x": x}, threads=1)
+    for info, reference in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(actual[info.name], reference, rtol=1e-5, atol=1e-6, err_msg=info.name)
