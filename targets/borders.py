@@ -8,6 +8,8 @@ from tvm import ir, prim, tirx
 from tvm_ffi import structural_equal
 from tvm_ffi.structural import StructuralVisitor, structural_map, structural_visit
 
+from edgec.targets.whole_vectors import conjuncts
+
 __all__ = ["part_borders"]
 
 MAX_CASES = 3
@@ -75,19 +77,13 @@ def _is_border(call: ir.Call) -> bool:
     return isinstance(fill, prim.FloatImm | prim.IntImm) and str(condition.ty) == "bool" and not _loads(condition)
 
 
-def _conjuncts(condition: prim.Expr) -> list[prim.Expr]:
-    if isinstance(condition, prim.And):
-        return [*_conjuncts(condition.a), *_conjuncts(condition.b)]
-    return [condition]
-
-
 def _conditions(statement: tirx.Stmt) -> list[prim.Expr]:
     """The distinct conjuncts of all conditions of padding."""
     found: list[prim.Expr] = []
 
     def visit(call: ir.Call, visitor: StructuralVisitor) -> None:
         if _is_border(call):
-            for condition in _conjuncts(call.args[0]):
+            for condition in conjuncts(call.args[0]):
                 if not any(structural_equal(condition, other) for other in found):
                     found.append(condition)
         visitor.default_visit(call)
@@ -100,7 +96,7 @@ def _assume_true(statement: tirx.Stmt, condition: prim.Expr) -> tirx.Stmt:
     def replace(call: ir.Call) -> prim.Expr:
         if not _is_border(call):
             return call
-        left = [part for part in _conjuncts(call.args[0]) if not structural_equal(part, condition)]
+        left = [part for part in conjuncts(call.args[0]) if not structural_equal(part, condition)]
         return tirx.if_then_else(reduce(tirx.And, left), *call.args[1:]) if left else call.args[1]
 
     return structural_map(statement, (ir.Call, replace))
@@ -108,7 +104,7 @@ def _assume_true(statement: tirx.Stmt, condition: prim.Expr) -> tirx.Stmt:
 
 def _assume_false(statement: tirx.Stmt, condition: prim.Expr) -> tirx.Stmt:
     def replace(call: ir.Call) -> prim.Expr:
-        is_false = _is_border(call) and any(structural_equal(p, condition) for p in _conjuncts(call.args[0]))
+        is_false = _is_border(call) and any(structural_equal(p, condition) for p in conjuncts(call.args[0]))
         return call.args[2] if is_false else call
 
     return structural_map(statement, (ir.Call, replace))

@@ -8,7 +8,7 @@ from typing import Any
 from tvm import ir, prim, sym, tirx
 from tvm_ffi.structural import structural_map, structural_walk
 
-__all__ = ["whole_vectors"]
+__all__ = ["conjuncts", "whole_vectors"]
 
 
 @tirx.transform.prim_func_pass(opt_level=0)  # type: ignore[untyped-decorator]
@@ -26,7 +26,7 @@ def _split(loop: tirx.For) -> tirx.Stmt:
     test = loop.body
     if loop.kind != tirx.ForKind.VECTORIZED or not isinstance(test, tirx.IfThenElse) or test.else_case is not None:
         return loop
-    conditions = _conjuncts(test.condition)
+    conditions = conjuncts(test.condition)
     bounds = [condition for condition in conditions if _uses(condition, loop.loop_var)]
     if len(bounds) != 1 or not isinstance(bounds[0], prim.LT) or _uses(bounds[0].b, loop.loop_var):
         return loop
@@ -56,9 +56,10 @@ def _vector(loop: tirx.For, lanes: int) -> tirx.Stmt:
     )
 
 
-def _conjuncts(condition: prim.Expr) -> list[prim.Expr]:
+def conjuncts(condition: prim.Expr) -> list[prim.Expr]:
+    """What must all hold for the condition to."""
     if isinstance(condition, prim.And):
-        return [*_conjuncts(condition.a), *_conjuncts(condition.b)]
+        return [*conjuncts(condition.a), *conjuncts(condition.b)]
     return [condition]
 
 
