@@ -13,7 +13,7 @@ the usual ±1 and ±2 leave five times as much. For m = 2, the error is below th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -26,6 +26,8 @@ from edgec.targets.lowering.layouts import pack_conv_weights
 __all__ = ["best_tile", "convolution", "matrices", "pack_weights", "winograd_input", "winograd_product"]
 
 KERNEL = "edgec.kernel"
+INPUT = {KERNEL: "winograd_input"}
+"""Attributes of a transform of the input that is a kernel of its own."""
 TAPS = 3
 """Columns and rows of the window."""
 
@@ -38,6 +40,11 @@ _POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, math.sqrt(0.5), -math.sqrt(0.5), math.s
 _INPUT_POINT_COST = 9
 _OUTPUT_POINT_COST = 6
 _WEIGHT_BYTES = 4
+
+# A transformed input that is larger is made chunk by chunk, in the kernel of the products, if the weights, which each
+# chunk reads again, stay in the level-2 cache.
+_KEPT_INPUT_BYTES = 1 << 20
+_KEPT_WEIGHT_BYTES = 1 << 20
 
 
 def convolution(emitter: Emitter, x: relax.Expr, weights: np.ndarray, pads: list[int], group: int) -> relax.Expr | None:
@@ -52,12 +59,30 @@ def convolution(emitter: Emitter, x: relax.Expr, weights: np.ndarray, pads: list
     m = best_tile(n, in_blocks, out_blocks, out_h, out_w, lanes, weights.itemsize, group)
     if m is None or weights.dtype not in (np.float32, np.float64):
         return None
-    points = emitter.te(winograd_input, x, m, pads, out_h, out_w, fusion=Fusion.OPAQUE)
+    packed = pack_weights(weights, m, lanes)
     tiles = n * output_tiles(out_h, m) * output_tiles(out_w, m)
-    points = emitter.reshape(points, [(m + TAPS - 1) ** 2, in_blocks, tiles, lanes])
-    packed = emitter.const(pack_weights(weights, m, lanes))
-    arguments = (points, packed, m, n, out_h, out_w, group, weights.shape[1])
+    shape = [(m + TAPS - 1) ** 2, in_blocks, tiles, lanes]
+    rest = (m, n, out_h, out_w, group, weights.shape[1])
+    if n == 1 and math.prod(shape) * weights.itemsize > _KEPT_INPUT_BYTES and packed.nbytes < _KEPT_WEIGHT_BYTES:
+
+        def whole(x: te.Tensor, u: te.Tensor) -> te.Tensor:
+            points = winograd_input(x, m, pads, out_h, out_w, {})
+            return winograd_product(_flat(points, shape), u, *rest)
+
+        return emitter.te(whole, x, emitter.const(packed), name="winograd", fusion=Fusion.EPILOGUE)
+    points = emitter.te(winograd_input, x, m, pads, out_h, out_w, fusion=Fusion.OPAQUE)
+    arguments = (emitter.reshape(points, shape), emitter.const(packed), *rest)
     return emitter.te(winograd_product, *arguments, name="winograd", fusion=Fusion.EPILOGUE)
+
+
+def _flat(points: te.Tensor, shape: list[int]) -> te.Tensor:
+    """The tensor of all points as (points², I/i, tiles, i) for a batch of one."""
+    count, columns = int(points.shape[1]), int(points.shape[5])
+    return te.compute(
+        shape,
+        lambda k, o, t, c: points[k // count, k % count, o, 0, t // columns, t % columns, c],
+        name="flat",
+    )
 
 
 def best_tile(
@@ -122,7 +147,9 @@ def pack_weights(weights: np.ndarray, m: int, lanes: int) -> np.ndarray:
     return np.stack(packed)[:, :, :, 0, 0]
 
 
-def winograd_input(x: te.Tensor, m: int, pads: list[int], out_h: int, out_w: int) -> te.Tensor:
+def winograd_input(
+    x: te.Tensor, m: int, pads: list[int], out_h: int, out_w: int, attrs: Mapping[str, str] = INPUT
+) -> te.Tensor:
     """Bᵀ d B of all input tiles: x (N, I/i, H, W, i) -> (points, points, I/i, N, tile rows, tile columns, i)."""
     _, _, forward = matrices(m)
     n, blocks, height, width, lanes = (int(s) for s in x.shape)
@@ -146,7 +173,7 @@ def winograd_input(x: te.Tensor, m: int, pads: list[int], out_h: int, out_w: int
             forward, l, [rows[b, o, ty, k, tx * m + j, c] for j in range(points)]
         ),
         name="winograd_input",
-        attrs={KERNEL: "winograd_input"},
+        attrs=dict(attrs),
     )
 
 

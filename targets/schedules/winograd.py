@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Choice, Chooser, Site, workload
@@ -39,11 +40,15 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
 
 def _schedule_input(sch: Schedule, blocks: Blocks) -> None:
     """One row of tiles at a time: first all its columns vertically, then the tiles horizontally."""
-    *before, rows, last = blocks.all
-    for block in before:
-        sch.compute_inline(block)
-    extents = bound_extents(sch, last)
-    k, l, o, n, ty, tx, c = sch.get_loops(last)  # noqa: E741
+    pad, rows, last = blocks.all
+    sch.compute_inline(pad)
+    work = 4 * math.prod(bound_extents(sch, last))
+    parallelize(sch, sch.fuse(*_transform_input(sch, rows, last)), work)
+
+
+def _transform_input(sch: Schedule, rows: SBlockRV, last: SBlockRV) -> list[LoopRV]:
+    """Schedule the transform, wherever it stands; returns its loops over blocks, batch and rows of tiles."""
+    k, l, o, n, ty, tx, c = sch.get_loops(last)[-7:]  # noqa: E741
     sch.reorder(o, n, ty, tx, k, l, c)
     sch.compute_at(rows, ty, preserve_unit_loops=True)
     *_, row_k, row_x, row_c = sch.get_loops(rows)
@@ -52,11 +57,16 @@ def _schedule_input(sch: Schedule, blocks: Blocks) -> None:
         sch.unroll(loop)
     for loop in (c, row_c):
         sch.vectorize(loop)
-    parallelize(sch, sch.fuse(o, n, ty), 4 * math.prod(extents))
+    return [o, n, ty]
 
 
 def _schedule_product(sch: Schedule, profile: Profile, blocks: Blocks, choose: Chooser) -> None:
     product, rows, *rest = blocks.all[blocks.main_index :]
+    inputs: list[SBlockRV] = []
+    if blocks.main_index:  # the transform of the input is a part of this kernel
+        pad, *inputs, flat = blocks.all[: blocks.main_index]
+        for block in (pad, flat):
+            sch.compute_inline(block)
     described = workload(sch, blocks)
     for block in rest[:-1]:
         sch.compute_inline(block)
@@ -72,9 +82,12 @@ def _schedule_product(sch: Schedule, profile: Profile, blocks: Blocks, choose: C
     o_outer, o_chunk = sch.split(o, [None, choice["chunk_blocks"]])
     y_outer, y_chunk, y_inner = sch.split(y, [None, choice["chunk_rows"], m])
     x_outer, x_inner = sch.split(x, [None, m])
-    sch.reorder(n, o_outer, y_outer, o_chunk, y_chunk, x_outer, y_inner, x_inner, c)
+    outer = [n, y_outer, o_outer] if inputs else [n, o_outer, y_outer]
+    sch.reorder(*outer, o_chunk, y_chunk, x_outer, y_inner, x_inner, c)
     sch.compute_at(rows, x_outer, preserve_unit_loops=True)
-    sch.compute_at(product, y_outer, preserve_unit_loops=True)
+    sch.compute_at(product, outer[-1], preserve_unit_loops=True)
+    if inputs:
+        sch.compute_at(inputs[-1], y_outer, preserve_unit_loops=True)
     for loop in (y_inner, x_inner):
         sch.unroll(loop)
     sch.vectorize(c)
@@ -83,7 +96,9 @@ def _schedule_product(sch: Schedule, profile: Profile, blocks: Blocks, choose: C
         sch.unroll(loop)
     sch.vectorize(row_c)
     work = math.prod([points, channel_blocks, tiles, lanes, *reduction])
-    parallelize(sch, sch.fuse(n, o_outer, y_outer), work // 8)
+    parallelize(sch, sch.fuse(*(outer[:2] if inputs else outer)), work // 8)
+    if inputs:
+        _transform_input(sch, *inputs)
     _tile_product(sch, product, choice)
 
 

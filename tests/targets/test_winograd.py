@@ -89,9 +89,16 @@ def model_of(layers: list[tuple[int, int, int, tuple[int, int], tuple[int, ...],
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
 
 
-@pytest.mark.parametrize(("target", "m"), [("native", 2), ("native", 4), ("x86-64-v3", 4), ("x86-64-v2", 2)])
-def test_kernels(target: str, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("target", "m", "kernels"),
+    [("native", 2, 2), ("native", 4, 1), ("native", 4, 2), ("x86-64-v3", 4, 1), ("x86-64-v2", 2, 2)],
+)
+def test_kernels(target: str, m: int, kernels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the transform of the input as a kernel of its own, and as a part of the other."""
     import onnxruntime
+
+    if kernels == 1:
+        monkeypatch.setattr(winograd, "_KEPT_INPUT_BYTES", 0)
 
     if host_arch() != "x86_64" and target != "native":
         pytest.skip("needs an x86-64 CPU")
