@@ -27,6 +27,7 @@ _EXPORTS = {
     "check": "edgec.parity",
     "compile": "edgec.compiler",
     "load": "edgec.bundle",
+    "quantize": "edgec.quantization",
     "trace": "edgec.frontend",
     "tune": "edgec.tuning",
 }
@@ -47,6 +48,7 @@ __all__ = [
     "load",
     "models",
     "passes",
+    "quantize",
     "targets",
     "trace",
     "tune",
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from edgec.errors import EdgecError
     from edgec.frontend import trace
     from edgec.parity import ParityReport, check
+    from edgec.quantization import quantize
     from edgec.tuning import TuneReport, tune
 
 

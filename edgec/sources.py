@@ -20,7 +20,7 @@ from edgec.errors import EdgecError, UsageError
 if TYPE_CHECKING:
     from edgec.engine.nn import Module
 
-__all__ = ["InputSpec", "ModelSource", "model_name", "open_source", "read_model"]
+__all__ = ["InputSpec", "ModelSource", "call_reference", "model_name", "open_source", "origin", "read_model"]
 
 _NETWORK = re.compile(r"(?:edgec\.)?models\.([\w-]+)")
 
@@ -66,7 +66,7 @@ def read_model(source: ModelSource, inputs: InputSpec | None = None) -> ir.Model
         given = ", ".join(f"{name}: {array.dtype} {array.shape}" for name, array in zip(inputs, examples, strict=True))
         raise EdgecError(
             f"tracing the model failed with {type(err).__name__}: {err}",
-            where=f"{_origin(err)}, inputs {given}",
+            where=f"{origin(err)}, inputs {given}",
             fix="run the model on arrays of these shapes in Python first",
         ) from err
 
@@ -127,7 +127,22 @@ def model_name(source: ModelSource) -> str:
 
 
 def _call_reference(reference: str) -> ModelSource:
-    """The model that ``package.module:callable`` gives; the working directory counts as an import path."""
+    """The model that ``package.module:callable`` gives."""
+    fix = "give a path to an .onnx file, or package.module:callable of an importable module"
+    result = call_reference(reference, "model", fix)
+    from edgec.engine.nn import Module
+
+    if not isinstance(result, Module | onnx.ModelProto | ir.Model | str | Path):
+        raise EdgecError(f"'{reference}' gives a {type(result).__name__}, not a model", fix="return an engine module")
+    return result
+
+
+def call_reference(reference: str, what: str, fix: str) -> object:
+    """What ``package.module:callable`` gives; the working directory counts as an import path.
+
+    Raises:
+        EdgecError: It cannot be imported, or failed; `what` it should give and how to `fix` it are for the message.
+    """
     module_name, _, attribute = reference.partition(":")
     if module_name.startswith("models.") or module_name == "models":
         module_name = f"edgec.{module_name}"
@@ -137,21 +152,18 @@ def _call_reference(reference: str) -> ModelSource:
         member = getattr(import_module(module_name), attribute)
         from edgec.engine.nn import Module
 
-        result = member() if callable(member) and not isinstance(member, Module) else member
+        return member() if callable(member) and not isinstance(member, Module) else member
     except EdgecError:
         raise
     except Exception as err:  # the user's own code ran: whatever it raises
         raise EdgecError(
-            f"cannot load the model '{reference}'",
-            where=str(err) if isinstance(err, ImportError | AttributeError) else f"{_origin(err)}: {err}",
-            fix="give a path to an .onnx file, or package.module:callable of an importable module",
+            f"cannot load the {what} '{reference}'",
+            where=str(err) if isinstance(err, ImportError | AttributeError) else f"{origin(err)}: {err}",
+            fix=fix,
         ) from err
-    if not isinstance(result, Module | onnx.ModelProto | ir.Model | str | Path):
-        raise EdgecError(f"'{reference}' gives a {type(result).__name__}, not a model", fix="return an engine module")
-    return result
 
 
-def _origin(err: Exception) -> str:
+def origin(err: Exception) -> str:
     """Type and line of an error in the user's code: the last frame that is not edgec's own."""
     ours = tuple(edgec.__path__)
     frames = traceback.extract_tb(err.__traceback__)

@@ -17,7 +17,7 @@ from edgec.errors import EdgecError
 
 __all__ = ["cli", "main"]
 
-_VERBS = ("compile", "run", "check", "bench", "inspect", "targets", "train", "tune", "doctor")
+_VERBS = ("compile", "run", "check", "bench", "inspect", "targets", "quantize", "train", "tune", "doctor")
 
 
 class _Verbs(click.Group):

@@ -1,0 +1,97 @@
+"""``edgec quantize``: a float model becomes an int8 one."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgec.cli.options import echo_json, json_option, model_options, progress_bars
+from edgec.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgec.passes.quantization import ActivationType, Method
+
+__all__ = ["command"]
+
+_INTERRUPTED = 130
+
+
+@click.command()
+@click.argument("model")
+@click.option("--calibration", metavar="DATA", help="Samples: .npz, a folder of those, or package.module:callable.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Model to write.  [default: NAME.int8.onnx]")
+@model_options
+@click.option(
+    "--method", type=click.Choice(["minmax", "percentile", "entropy", "mse"]), default="mse", show_default=True,
+    help="How the range of an activation is found.",
+)  # fmt: skip
+@click.option("--percentile", type=float, help="Share within either end for --method percentile.  [default: 99.99]")
+@click.option("--keep-float", multiple=True, metavar="NAME", help="Node, operator or pattern that stays in float.")
+@click.option("--activation-type", type=click.Choice(["uint8", "int8"]), default="uint8", show_default=True)
+@click.option("--symmetric", is_flag=True, help="Put the zero point of activations in the middle.")
+@click.option("--per-tensor", is_flag=True, help="One scale for all weights of a layer.")
+@click.option("--samples", type=int, help="Use only so many samples.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted calibration.")
+@json_option
+def command(
+    model: str,
+    calibration: str | None,
+    output: Path | None,
+    inputs: dict[str, tuple[int, ...]] | None,
+    checkpoint: Path | None,
+    method: Method,
+    percentile: float | None,
+    keep_float: tuple[str, ...],
+    activation_type: ActivationType,
+    symmetric: bool,
+    per_tensor: bool,
+    samples: int | None,
+    resume: bool,
+    as_json: bool,
+) -> int:
+    """Quantize MODEL to int8, and write it as ONNX (QDQ) that `edgec compile` and ONNX Runtime take."""
+    import onnx_ir as ir
+
+    from edgec.bundle import atomic_write, check_writable
+    from edgec.quantization import Settings, quantize_imported
+    from edgec.sources import model_name, open_source, read_model
+
+    start = time.perf_counter()
+    path = output or Path(f"{model_name(model)}.int8.onnx")
+    check_writable(path)
+    state = path.with_name(f"{path.stem}.unfinished")
+    if state.exists() and not resume:
+        raise UsageError(
+            "there is an unfinished calibration", where=str(state), fix="pass --resume, or remove the file"
+        )
+    settings = Settings(method, percentile, activation_type, symmetric, not per_tensor, keep_float)
+    imported = read_model(open_source(model, checkpoint), inputs)
+    try:
+        with progress_bars() as progress:
+            made = quantize_imported(imported, calibration, settings, limit=samples, state=state, progress=progress)
+    except KeyboardInterrupt:
+        kept = "go on with the same command and --resume" if state.exists() else "nothing is kept"
+        click.echo(f"edgec: interrupted; {kept}", err=True)
+        return _INTERRUPTED
+    for note in made.notes:
+        click.echo(f"edgec: warning: {note}", err=True)
+    with atomic_write(path) as temporary:
+        ir.save(made.model, temporary)
+    seconds = time.perf_counter() - start
+    linear = sum(unit.is_linear for unit in made.placement.units)
+    total = linear + len(made.placement.kept)
+    if as_json:
+        echo_json({
+            "model": str(path), "size_bytes": path.stat().st_size, "samples": made.calibration.samples,
+            "quantized": linear, "kept_float": made.placement.kept, "notes": list(made.notes),
+            "seconds": round(seconds, 3),
+        })  # fmt: skip
+        return 0
+    click.echo(
+        f"{path}: {linear} of {total} convolutions and products in int8, {made.calibration.samples} samples, "
+        f"{path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s"
+    )
+    return 0

@@ -1,0 +1,183 @@
+"""Post-training quantization: a float model and samples in, a QDQ model out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from edgec.bundle import TensorInfo
+from edgec.errors import EdgecError, UsageError
+from edgec.progress import Progress, silent
+from edgec.sources import InputSpec, ModelSource, read_model
+
+if TYPE_CHECKING:
+    from edgec.calibration import Calibration
+    from edgec.passes.quantization import ActivationType, Method, Placement
+    from edgec.samples import SampleSource
+
+__all__ = ["Quantization", "QuantizationWarning", "Settings", "quantize", "quantize_imported"]
+
+_SYNTHETIC_SAMPLES = 8
+
+
+class QuantizationWarning(UserWarning):
+    """The result may be less exact than it could be; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to quantize; see `quantize` for what each field means."""
+
+    method: Method = "mse"
+    percentile: float | None = None
+    activation_type: ActivationType = "uint8"
+    is_symmetric: bool = False
+    is_per_channel: bool = True
+    keep_float: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What quantizing made, and from what.
+
+    Attributes:
+        model: The QDQ model.
+        simplified: The float model that it was made from.
+        calibration: What the samples showed.
+        placement: What is quantized, in terms of the nodes and values of `simplified`.
+        notes: What the user should know.
+    """
+
+    model: ir.Model
+    simplified: ir.Model
+    calibration: Calibration
+    placement: Placement
+    notes: tuple[str, ...]
+
+
+def quantize(
+    model: ModelSource,
+    calibration: SampleSource | None = None,
+    *,
+    inputs: InputSpec | None = None,
+    method: Method = "mse",
+    percentile: float | None = None,
+    activation_type: ActivationType = "uint8",
+    symmetric: bool = False,
+    per_channel: bool = True,
+    keep_float: Sequence[str] = (),
+    samples: int | None = None,
+    state: Path | None = None,
+    progress: Progress = silent,
+) -> ir.Model:
+    """Quantize a model to int8: a QDQ model at opset 22 that ONNX Runtime runs, and that `edgec.compile` lowers.
+
+    Args:
+        model: See :func:`edgec.compile`.
+        calibration: Samples of the inputs: a path to an .npz file keyed by input name with a leading sample axis, or
+            to a folder of those, ``"package.module:callable"``, arrays by input name, or an iterable of samples.
+            None for synthetic noise, with a warning.
+        inputs: Shapes by input name, for symbolic dimensions and engine modules.
+        method: How a range is found: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
+        percentile: For the method of that name: the share of the values, in percent, within either end. 99.99 if None.
+        activation_type: ``uint8`` or ``int8``.
+        symmetric: Whether the zero point of activations is the middle of their integers.
+        per_channel: Whether weights have a scale per output channel, or one for all.
+        keep_float: What stays in float: names of nodes or of what they give out, operators (``"Add"``), or patterns
+            (``"/head/*"``).
+        samples: The most samples that are used.
+        state: File from which an interrupted calibration goes on.
+        progress: Called as the work goes on.
+
+    Raises:
+        EdgecError: The data do not fit the model or stand for nothing; an entry of `keep_float` fits nothing;
+            there is nothing to quantize.
+        UsageError: Options contradict each other.
+
+    Example:
+        >>> import edgec
+        >>> model = edgec.quantize("resnet8.onnx", "calibration.npz")  # doctest: +SKIP
+    """
+    settings = Settings(method, percentile, activation_type, symmetric, per_channel, tuple(keep_float))
+    imported = read_model(model, inputs)
+    made = quantize_imported(imported, calibration, settings, limit=samples, state=state, progress=progress)
+    for note in made.notes:
+        warnings.warn(note, QuantizationWarning, stacklevel=2)
+    return made.model
+
+
+def quantize_imported(
+    imported: ir.Model,
+    calibration: SampleSource | None,
+    settings: Settings,
+    *,
+    limit: int | None = None,
+    state: Path | None = None,
+    progress: Progress = silent,
+) -> Quantization:
+    """`quantize` for a model that was read, with everything that it found out; nothing is printed."""
+    from edgec.calibration import calibrate
+    from edgec.passes import simplify
+    from edgec.passes.quantization import InsertPairs, find_range, nodes_named, place, share_encodings
+    from edgec.samples import open_samples, synthetic_samples
+
+    _check(settings, limit)
+    simplified, _ = simplify(imported)
+    kept = nodes_named(settings.keep_float, simplified, imported)
+    placement = place(simplified, kept)
+    if not any(unit.is_linear for unit in placement.units):
+        reasons = "; ".join(f"'{name}': {why}" for name, why in list(placement.kept.items())[:3])
+        raise EdgecError("there is nothing to quantize in this model", where=reasons or None)
+    infos = input_infos(simplified)
+    notes = []
+    if calibration is None:
+        found = synthetic_samples(infos, _SYNTHETIC_SAMPLES)
+        notes.append(
+            "no calibration data: ranges are those of synthetic noise, and accuracy will suffer; "
+            "give 50 to 200 real samples as calibration"
+        )
+    else:
+        found = open_samples(calibration, infos)
+    names = [str(value.name) for value in placement.rounded]
+    seen = calibrate(simplified, names, found, limit=limit, state=state, progress=progress)
+    percentile = 99.99 if settings.percentile is None else settings.percentile
+    ranges = {name: find_range(histogram, settings.method, percentile) for name, histogram in seen.histograms.items()}
+    encodings = share_encodings(placement, ranges, settings.activation_type, symmetric=settings.is_symmetric)
+    quantized, _ = simplify(simplified)  # a copy
+    names_kept = frozenset(str(node.name) for node in kept)
+    InsertPairs(encodings, names_kept, settings.is_per_channel)(quantized)
+    return Quantization(quantized, simplified, seen, placement, tuple(notes))
+
+
+def input_infos(model: ir.Model) -> list[TensorInfo]:
+    """The inputs of a model with fixed shapes."""
+    infos = []
+    for value in model.graph.inputs:
+        assert value.shape is not None and value.dtype is not None
+        infos.append(TensorInfo(str(value.name), tuple(value.shape.numpy()), value.dtype.numpy().name))
+    return infos
+
+
+def _check(settings: Settings, limit: int | None) -> None:
+    """Refuse options that contradict each other or make no sense, before any work."""
+    from edgec.passes.quantization import METHODS
+
+    if settings.method not in METHODS:
+        raise UsageError(f"there is no method '{settings.method}'", fix=f"choose one of {', '.join(METHODS)}")
+    if settings.percentile is not None:
+        if settings.method != "percentile":
+            raise UsageError(
+                f"a percentile says nothing to the method '{settings.method}'",
+                fix="leave it out, or use method percentile",
+            )
+        if not 50 < settings.percentile <= 100:
+            raise UsageError(f"percentile {settings.percentile:g} is not between 50 and 100", fix="try 99.99")
+    if settings.activation_type not in ("uint8", "int8"):
+        raise UsageError(f"activations cannot be {settings.activation_type}", fix="choose uint8 or int8")
+    if limit is not None and limit < 1:
+        raise UsageError(f"{limit} samples are too few", fix="use at least one")
