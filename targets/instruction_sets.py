@@ -19,6 +19,8 @@ class InstructionSet:
         llvm_attributes: LLVM features to set on top.
         required: CPU features that the artifact checks before it runs.
         qemu_cpu: The oldest CPU model of QEMU's user mode that has it.
+        dot_product: The row of `DOT_PRODUCTS` for sums of products of bytes; empty where single products of 16 bits
+            are as fast.
     """
 
     name: str
@@ -28,9 +30,12 @@ class InstructionSet:
     llvm_attributes: tuple[str, ...]
     required: tuple[str, ...]
     qemu_cpu: str
+    dot_product: str = ""
 
 
 _AVX2 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
+
+_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
 OPTIONAL_FEATURES = ("avx512vnni", "avx512vbmi", "avx512bf16", "avx512ifma", "avx512fp16")
 """Features beyond the table that LLVM uses where code is made for one certain CPU."""
@@ -40,17 +45,21 @@ OPTIONAL_FEATURES = ("avx512vnni", "avx512vbmi", "avx512bf16", "avx512ifma", "av
 INSTRUCTION_SETS = {
     row.name: row
     for row in (
-        InstructionSet("sse4.2", 128, 16, "x86-64-v2", (), ("sse4.2", "popcnt", "ssse3"), "Nehalem"),
-        InstructionSet("avx2", 256, 16, "x86-64-v3", (), _AVX2, "Haswell"),
+        InstructionSet("sse4.2", 128, 16, "x86-64-v2", (), ("sse4.2", "popcnt", "ssse3"), "Nehalem", "vpmaddwd"),
+        InstructionSet("avx2", 256, 16, "x86-64-v3", (), _AVX2, "Haswell", "vpmaddwd"),
         # LLVM prefers 256-bit vectors on x86-64-v4; a register-tiled kernel wants the full width.
         InstructionSet(
-            "avx512",
+            "avx512", 512, 32, "x86-64-v4", ("-prefer-256-bit",), _AVX512, "Skylake-Server", "vpmaddwd"
+        ),
+        InstructionSet(
+            "avx512-vnni",
             512,
             32,
             "x86-64-v4",
-            ("-prefer-256-bit",),
-            (*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
-            "Skylake-Server",
+            ("-prefer-256-bit", "+avx512vnni"),
+            (*_AVX512, "avx512vnni"),
+            "Cascadelake-Server",
+            "vpdpbusd",
         ),
         InstructionSet("neon", 128, 32, "generic", ("+neon",), ("asimd",), "cortex-a53"),
         InstructionSet(
@@ -61,6 +70,7 @@ INSTRUCTION_SETS = {
             ("+neon", "+dotprod", "+fullfp16"),
             ("asimd", "asimdhp", "asimddp"),
             "cortex-a76",
+            "sdot",
         ),
     )
 }

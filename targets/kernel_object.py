@@ -8,6 +8,7 @@ from tvm.ir import PointerType, PrimType
 from tvm.target import Target
 
 from edgec.targets.borders import part_borders
+from edgec.targets.intrinsics import lower_intrinsics
 from edgec.targets.profile import Profile
 from edgec.targets.whole_vectors import whole_vectors
 
@@ -117,6 +118,7 @@ _PHASES = [
     s_tir.transform.RenormalizeSplitPattern(),
     tirx.transform.StmtSimplify(),
     part_borders,
+    lower_intrinsics,
     tirx.transform.ConvertSSA(),
     tirx.transform.RemoveNoOp(),
     s_tir.transform.RewriteUnsafeSelect(),

@@ -8,11 +8,15 @@ import tomllib
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgec.errors import UnsupportedError
 from edgec.targets.instruction_sets import INSTRUCTION_SETS, OPTIONAL_FEATURES, InstructionSet
+
+if TYPE_CHECKING:
+    from edgec.targets.intrinsics import DotProduct
 
 __all__ = ["PLANNED", "Cluster", "Profile", "list_profiles", "load_profile"]
 
@@ -30,6 +34,9 @@ PLANNED = {
     "riscv64": "generic RISC-V",
     "loongarch64": "generic LoongArch",
 }
+
+CHANNEL_BLOCK_BYTES = 16
+"""Channels per block of a tensor of bytes: four 32-bit words, and the accumulators of one AVX-512 register."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,17 @@ class Profile:
     def lanes(self, dtype: str) -> int:
         """How many elements of ``dtype`` one vector register holds."""
         return self.instruction_set.vector_bits // (np.dtype(dtype).itemsize * 8)
+
+    def channel_block(self, dtype: str) -> int:
+        """How many channels one block of a blocked tensor holds: a vector of floats, but always 16 bytes."""
+        return CHANNEL_BLOCK_BYTES if np.dtype(dtype).itemsize == 1 else self.lanes(dtype)
+
+    @property
+    def dot_product(self) -> DotProduct | None:
+        """The CPU's way to add up products of bytes, if it has a better one than single products."""
+        from edgec.targets.intrinsics import DOT_PRODUCTS
+
+        return DOT_PRODUCTS.get(self.instruction_set.dot_product)
 
     @property
     def big_cpus(self) -> tuple[int, ...]:
@@ -198,5 +216,5 @@ def _widest(arch: str, features: set[str]) -> str:
     if arch == "aarch64":
         return "neon-dotprod" if {"dotprod", "fullfp16"} <= features else "neon"
     if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= features:
-        return "avx512"
+        return "avx512-vnni" if "avx512vnni" in features else "avx512"
     return "avx2" if {"avx2", "fma"} <= features else "sse4.2"

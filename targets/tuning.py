@@ -3,7 +3,7 @@
 A file is JSON, sorted, one record per line, so that it can be read, compared and merged::
 
     {"format": 1, "records": [
-    {"cpu": "znver4/avx512", "family": "conv2d", "workload": "b=1 o=4 ...", "choice": {"columns": 7, ...},
+    {"cpu": "znver4/avx512-vnni", "family": "conv2d", "workload": "b=1 o=4 ...", "choice": {"columns": 7, ...},
      "us": 81.2, "default_us": 95.0, "candidates": 48, "tried": 48, "threads": 1, "machine": "...", "edgec": "0.1.0"}
     ]}
 

@@ -10,8 +10,18 @@ from edgec.errors import UnsupportedError
 from edgec.targets.lowering import layouts, winograd
 from edgec.targets.lowering.attributes import integer, integers, text
 from edgec.targets.lowering.emitter import Emitter, Fusion, lowers, shape_of, static_shape
+from edgec.targets.lowering.scalars import Scalar, multiply
 
-__all__ = ["add_bias", "conv_geometry", "merge_groups", "widened"]
+__all__ = [
+    "add_bias",
+    "conv2d_blocked",
+    "conv2d_plain_input",
+    "conv_geometry",
+    "depthwise_blocked",
+    "merge_groups",
+    "pad_spatial",
+    "widened",
+]
 
 KERNEL = "edgec.kernel"
 """Attribute of a tensor expression that names the schedule family of its kernel."""
@@ -53,11 +63,11 @@ def conv(emitter: Emitter, node: ir.Node) -> None:
         result = _direct(emitter, x, weights, strides, dilations, pads, lanes)
     elif group == in_channels == out_channels:
         packed = emitter.const(layouts.pack_depthwise_weights(weights, lanes))
-        arguments = (emitter.blocked(x).var, packed, strides, dilations, pads)
+        arguments = (emitter.blocked(x, lanes).var, packed, strides, dilations, pads)
         result = emitter.te(depthwise_blocked, *arguments, name="depthwise", fusion=Fusion.EPILOGUE)
     else:
         weights, group = merge_groups(weights, group, lanes)
-        result = _blocked(emitter, emitter.blocked(x).var, weights, strides, dilations, pads, group)
+        result = _blocked(emitter, emitter.blocked(x, lanes).var, weights, strides, dilations, pads, group)
     result = add_bias(emitter, node, result, 1)
     emitter.set_blocked(node.outputs[0], result, out_channels)
 
@@ -125,7 +135,7 @@ def _direct(
             source = emitter.te(pad_spatial, source, pads, 2, name="pad", fusion=Fusion.INJECTIVE)
         packed = emitter.const(layouts.pack_conv_weights(weights, lanes, in_channels))
         return emitter.te(conv2d_plain_input, source, packed, strides, dilations, name="conv2d", fusion=Fusion.EPILOGUE)
-    return _blocked(emitter, emitter.blocked(x).var, weights, strides, dilations, pads, 1)
+    return _blocked(emitter, emitter.blocked(x, lanes).var, weights, strides, dilations, pads, 1)
 
 
 def _blocked(
@@ -178,13 +188,16 @@ def conv2d_blocked(
     pads: list[int],
     group: int = 1,
     channels: int | None = None,
+    product: Scalar = multiply,
+    fill: float = 0.0,
 ) -> te.Tensor:
     """Direct convolution: x (N, I/i, H, W, i); w (O/o, I/i/group, kh, kw, i, o) -> (N, O/o, H', W', o).
 
     Groups are made of whole blocks. The padding is a stage of its own, which the schedule inlines. Where the input
-    ``channels`` of a group do not fill their last block, its padding lanes are left out.
+    ``channels`` of a group do not fill their last block, its padding lanes are left out. ``product`` is that of an
+    element and a weight, ``fill`` what the input is padded with.
     """
-    x = pad_spatial(x, pads, 2) if any(pads) else x
+    x = pad_spatial(x, pads, 2, fill) if any(pads) else x
     n, _, height, width, in_lanes = (int(s) for s in x.shape)
     out_blocks, in_blocks, kh, kw, _, lanes = (int(s) for s in w.shape)
     out_h, out_w = _out(height, kh, strides[0], dilations[0]), _out(width, kw, strides[1], dilations[1])
@@ -195,21 +208,24 @@ def conv2d_blocked(
     )
     ic, ici = (outer[0], inner) if whole else (tirx.floordiv(inner, in_lanes), tirx.floormod(inner, in_lanes))
 
-    def product(b: tirx.Var, o: tirx.Var, y: tirx.Var, xx: tirx.Var, c: tirx.Var) -> tirx.Expr:
+    def element(b: tirx.Var, o: tirx.Var, y: tirx.Var, xx: tirx.Var, c: tirx.Var) -> tirx.Expr:
         source = ic if group == 1 else tirx.floordiv(o, out_blocks // group) * in_blocks + ic
         row, column = y * strides[0] + ky * dilations[0], xx * strides[1] + kx * dilations[1]
-        return te.sum(x[b, source, row, column, ici] * w[o, ic, ky, kx, ici, c], axis=[*outer, ky, kx, inner])
+        term = product(x[b, source, row, column, ici], w[o, ic, ky, kx, ici, c])
+        return te.sum(term, axis=[*outer, ky, kx, inner])
 
     is_pointwise = (kh, kw, *strides) == (1, 1, 1, 1) and not any(pads)
     return te.compute(
         (n, out_blocks, out_h, out_w, lanes),
-        product,
+        element,
         name="conv2d",
         attrs={KERNEL: "pointwise" if is_pointwise else "conv2d"},
     )
 
 
-def conv2d_plain_input(x: te.Tensor, w: te.Tensor, strides: list[int], dilations: list[int]) -> te.Tensor:
+def conv2d_plain_input(
+    x: te.Tensor, w: te.Tensor, strides: list[int], dilations: list[int], product: Scalar = multiply
+) -> te.Tensor:
     """First layer: x (N, I, H, W), already padded; w (O/o, 1, kh, kw, I, o) -> (N, O/o, H', W', o)."""
     n, channels, height, width = (int(s) for s in x.shape)
     out_blocks, _, kh, kw, _, lanes = (int(s) for s in w.shape)
@@ -218,7 +234,10 @@ def conv2d_plain_input(x: te.Tensor, w: te.Tensor, strides: list[int], dilations
     return te.compute(
         (n, out_blocks, out_h, out_w, lanes),
         lambda b, o, y, xx, c: te.sum(
-            x[b, ic, y * strides[0] + ky * dilations[0], xx * strides[1] + kx * dilations[1]] * w[o, 0, ky, kx, ic, c],
+            product(
+                x[b, ic, y * strides[0] + ky * dilations[0], xx * strides[1] + kx * dilations[1]],
+                w[o, 0, ky, kx, ic, c],
+            ),
             axis=[ic, ky, kx],
         ),
         name="conv2d",
@@ -227,24 +246,30 @@ def conv2d_plain_input(x: te.Tensor, w: te.Tensor, strides: list[int], dilations
 
 
 def depthwise_blocked(
-    x: te.Tensor, w: te.Tensor, strides: list[int], dilations: list[int], pads: list[int]
+    x: te.Tensor,
+    w: te.Tensor,
+    strides: list[int],
+    dilations: list[int],
+    pads: list[int],
+    product: Scalar = multiply,
+    fill: float = 0.0,
 ) -> te.Tensor:
     """Depthwise convolution: x (N, C/c, H, W, c); w (M * C/c, kh, kw, c) -> (N, M * C/c, H', W', c).
 
     With M > 1 there are M sets of weights, whose results lie one after the other.
     """
-    x = pad_spatial(x, pads, 2) if any(pads) else x
+    x = pad_spatial(x, pads, 2, fill) if any(pads) else x
     n, blocks, height, width, lanes = (int(s) for s in x.shape)
     out_blocks, kh, kw, _ = (int(s) for s in w.shape)
     out_h, out_w = _out(height, kh, strides[0], dilations[0]), _out(width, kw, strides[1], dilations[1])
     ky, kx = _reduce_axes((kh, "ky"), (kw, "kx"))
 
-    def product(b: tirx.Var, o: tirx.Var, y: tirx.Var, xx: tirx.Var, c: tirx.Var) -> tirx.Expr:
+    def element(b: tirx.Var, o: tirx.Var, y: tirx.Var, xx: tirx.Var, c: tirx.Var) -> tirx.Expr:
         source = o if blocks == out_blocks else tirx.floormod(o, blocks)
         row, column = y * strides[0] + ky * dilations[0], xx * strides[1] + kx * dilations[1]
-        return te.sum(x[b, source, row, column, c] * w[o, ky, kx, c], axis=[ky, kx])
+        return te.sum(product(x[b, source, row, column, c], w[o, ky, kx, c]), axis=[ky, kx])
 
-    return te.compute((n, out_blocks, out_h, out_w, lanes), product, name="depthwise", attrs={KERNEL: "depthwise"})
+    return te.compute((n, out_blocks, out_h, out_w, lanes), element, name="depthwise", attrs={KERNEL: "depthwise"})
 
 
 def _out(size: int, kernel: int, stride: int, dilation: int) -> int:

@@ -12,7 +12,7 @@ from tvm.ir import GenericConst
 
 from edgec.targets.lowering import layouts, scalars
 from edgec.targets.lowering.attributes import integer
-from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, lowers, shape_of, static_shape
 from edgec.targets.lowering.scalars import Scalar
 
 __all__ = ["combine", "emit_elementwise", "emit_map"]
@@ -49,8 +49,9 @@ def emit_elementwise(
     out = node.outputs[0]
     out_shape = static_shape(out)
     kernel = name or node.op_type.lower()
-    if _is_of_one_type([*operands, out]) and _stays_blocked(emitter, operands, out_shape, safe):
-        exprs = [_blocked_operand(emitter, value, out_shape, fill) for value in operands]
+    lanes = _block_lanes(emitter, operands, out_shape, safe) if _keeps_blocks([*operands, out]) else None
+    if lanes is not None:
+        exprs = [_blocked_operand(emitter, value, out_shape, fill, lanes) for value in operands]
         result = combine(emitter, function, exprs, kernel)
         emitter.set_blocked(out, result, layouts.image_shape(out_shape)[1])
         return
@@ -108,30 +109,38 @@ def _plain_operand(emitter: Emitter, value: ir.Value) -> relax.Expr:
     return emitter.plain(value) if scalar is None else scalar
 
 
-def _is_of_one_type(values: Sequence[ir.Value]) -> bool:
-    """The number of lanes depends on the type, so tensors of two types have different blocks."""
-    return len({value.dtype for value in values}) == 1
+_OF_QUANTIZATION = {ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT8, ir.DataType.UINT8}
 
 
-def _stays_blocked(emitter: Emitter, operands: Sequence[ir.Value], out_shape: list[int], safe: bool) -> bool:
-    """Whether a blocked operand has the result's full size and all the others can be had to match it."""
+def _keeps_blocks(values: Sequence[ir.Value]) -> bool:
+    """Tensors of two types have different blocks as a rule; those of a quantized model keep the ones they have."""
+    types = {value.dtype for value in values}
+    return len(types) == 1 or types <= _OF_QUANTIZATION
+
+
+def _block_lanes(emitter: Emitter, operands: Sequence[ir.Value], out_shape: list[int], safe: bool) -> int | None:
+    """Channels per block, if a blocked operand has the result's full size and all the others can be had to match it.
+
+    Where such operands differ the larger blocks win: those are of integers, or were made of some in registers.
+    """
     if len(out_shape) not in (3, 4):
-        return False
-    has_blocked = False
+        return None
+    lanes: list[int] = []
     for value in operands:
         constant = emitter.constant(value)
         shape = static_shape(value) if constant is None else list(constant.shape)
         aligned = [1] * (len(out_shape) - len(shape)) + shape
         if aligned[1] not in (1, out_shape[1]) or len(aligned) > len(out_shape):
-            return False
+            return None
         if emitter.is_blocked(value) and shape == out_shape:
-            if emitter.blocked(value).is_padded and not safe:
-                return False
-            has_blocked = True
-    return has_blocked
+            blocked = emitter.blocked(value)
+            if blocked.is_padded and not safe:
+                return None
+            lanes.append(shape_of(blocked.var)[4])
+    return max(lanes, default=None)
 
 
-def _blocked_operand(emitter: Emitter, value: ir.Value, out_shape: list[int], fill: float) -> relax.Expr:
+def _blocked_operand(emitter: Emitter, value: ir.Value, out_shape: list[int], fill: float, lanes: int) -> relax.Expr:
     scalar = _scalar_constant(emitter, value)
     if scalar is not None:
         return scalar
@@ -141,15 +150,10 @@ def _blocked_operand(emitter: Emitter, value: ir.Value, out_shape: list[int], fi
     if aligned[1] == 1 and out_shape[1] != 1:  # the same for all channels: only the lane axis is new
         return emitter.reshape(emitter.plain(value), [*aligned, 1])
     if constant is not None:
-        lanes = emitter.profile.lanes(constant.dtype.name)
         return emitter.const(layouts.block_array(constant.reshape(aligned), lanes, fill))
     if len(shape) == len(out_shape):
-        return emitter.blocked(value).var
-    return emitter.te(
-        layouts.block,
-        emitter.reshape(emitter.plain(value), aligned),
-        emitter.profile.lanes(dtype_of(emitter.plain(value))),
-    )
+        return emitter.blocked(value, lanes).var
+    return emitter.te(layouts.block, emitter.reshape(emitter.plain(value), aligned), lanes)
 
 
 # -- functions of one tensor -------------------------------------------------------------------------------------

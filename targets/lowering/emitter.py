@@ -98,6 +98,7 @@ class Emitter:
         self._constants: dict[str, np.ndarray] = {}
         self._plain: dict[str, relax.Expr] = {}
         self._blocked: dict[str, Blocked] = {}
+        self._reblocked: dict[tuple[str, int], Blocked] = {}
         self._before_reshape: dict[relax.Expr, relax.Expr] = {}
 
     # -- reading a node -----------------------------------------------------------------------------------------
@@ -136,21 +137,35 @@ class Emitter:
                 self._plain[name] = self._unblock(self._blocked[name], static_shape(value))
         return self._plain[name]
 
-    def blocked(self, value: ir.Value | None) -> Blocked:
-        """The 4-D value in NCHWc layout; a 3-D one counts as an image of height 1."""
+    def blocked(self, value: ir.Value | None, lanes: int | None = None) -> Blocked:
+        """The 4-D value in NCHWc layout; a 3-D one counts as an image of height 1.
+
+        Args:
+            value: The value.
+            lanes: Channels per block; by default as many as the value has, if it is blocked already, else its type's.
+        """
         name = _name(value)
         if name not in self._blocked:
             array = self._constants.get(name)
             if array is not None:
+                block = lanes or self.profile.channel_block(array.dtype.name)
                 image = array.reshape(layouts.image_shape(array.shape))
-                expr = self.const(layouts.block_array(image, self.profile.lanes(array.dtype.name)))
-                self._blocked[name] = Blocked(expr, image.shape[1])
+                self._blocked[name] = Blocked(self.const(layouts.block_array(image, block)), image.shape[1])
             else:
-                self._blocked[name] = self._block(self.plain(value))
-        return self._blocked[name]
+                plain = self.plain(value)
+                self._blocked[name] = self._block(plain, lanes or self.profile.channel_block(dtype_of(plain)))
+        blocked = self._blocked[name]
+        if lanes in (None, shape_of(blocked.var)[4]):
+            return blocked
+        if (name, lanes) not in self._reblocked:
+            self._reblocked[name, lanes] = self._block(self.plain(value), lanes)
+        return self._reblocked[name, lanes]
 
-    def _block(self, plain: relax.Expr) -> Blocked:
-        lanes = self.profile.lanes(dtype_of(plain))
+    def words(self, expr: relax.Expr) -> relax.Expr:
+        """The bytes of the last axis as int32, four together: the same memory under another type."""
+        return self.te(layouts.words, expr, view=0)
+
+    def _block(self, plain: relax.Expr, lanes: int) -> Blocked:
         shape = layouts.image_shape(shape_of(plain))
         n, channels, height, width = shape
         if height * width == 1 and channels % lanes == 0:  # the bytes are the same

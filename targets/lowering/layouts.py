@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 from tvm import te, tirx
@@ -15,7 +16,11 @@ __all__ = [
     "pack_depthwise_weights",
     "pack_matrix",
     "unblock",
+    "word_array",
+    "words",
 ]
+
+WORD_BYTES = 4
 
 
 def image_shape(shape: Sequence[int]) -> list[int]:
@@ -42,6 +47,22 @@ def unblock(x: te.Tensor, channels: int) -> te.Tensor:
     return te.compute(
         (n, channels, height, width), lambda n_, c, y, xx: x[n_, c // lanes, y, xx, c % lanes], name="unblock"
     )
+
+
+def words(x: te.Tensor) -> te.Tensor:
+    """Bytes -> int32 elements of four, the first byte lowest, along the last axis."""
+    return te.compute((*x.shape[:-1], x.shape[-1] // WORD_BYTES), lambda *i: word(x, i, i[-1]), name="words")
+
+
+def word(x: te.Tensor, indices: Sequence[tirx.Var], number: tirx.Expr) -> tirx.Expr:
+    """The four bytes of word ``number`` of the last axis; ``indices`` are those of the other axes, and one more."""
+    parts = [x(*indices[:-1], number * WORD_BYTES + i).astype("uint8").astype("int32") for i in range(WORD_BYTES)]
+    return reduce(tirx.bitwise_or, [tirx.shift_left(part, tirx.const(8 * i, "int32")) for i, part in enumerate(parts)])
+
+
+def word_array(array: np.ndarray) -> np.ndarray:
+    """Constant bytes (int8, uint8) as int32 elements of four, the first byte lowest, along the last axis."""
+    return np.ascontiguousarray(array).view("<i4")
 
 
 def block_array(array: np.ndarray, lanes: int, fill: float = 0.0) -> np.ndarray:

@@ -12,8 +12,9 @@ from edgec.targets.lowering import layouts
 from edgec.targets.lowering.attributes import integer, number
 from edgec.targets.lowering.elementwise import combine
 from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.scalars import Scalar, multiply
 
-__all__: list[str] = []
+__all__ = ["batched_matmul", "packed_matmul"]
 
 KERNEL = "edgec.kernel"
 
@@ -83,17 +84,17 @@ def _packed(emitter: Emitter, x: relax.Expr, matrix: np.ndarray) -> relax.Expr:
     return emitter.te(packed_matmul, x, packed, matrix.shape[1], name="matmul", fusion=Fusion.EPILOGUE)
 
 
-def packed_matmul(x: te.Tensor, w: te.Tensor, columns: int) -> te.Tensor:
+def packed_matmul(x: te.Tensor, w: te.Tensor, columns: int, product_of: Scalar = multiply) -> te.Tensor:
     """Input (..., M, K), weights (blocks, K, lanes) -> (..., M, N) with N <= blocks * lanes.
 
-    The product has whole vectors of columns; those beyond N are dropped by a second stage.
+    ``product_of`` is that of an element and a weight. The product has whole vectors of columns; those beyond N are dropped by a second stage.
     """
     blocks, depth, lanes = (int(s) for s in w.shape)
     leading = [int(s) for s in x.shape[:-1]]
     k = te.reduce_axis((0, depth), "k")
     product = te.compute(
         (*leading, blocks * lanes),
-        lambda *i: te.sum(x(*i[:-1], k) * w[i[-1] // lanes, k, i[-1] % lanes], axis=[k]),
+        lambda *i: te.sum(product_of(x(*i[:-1], k), w[i[-1] // lanes, k, i[-1] % lanes]), axis=[k]),
         name="matmul",
         attrs={KERNEL: "matmul"},
     )

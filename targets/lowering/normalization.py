@@ -36,9 +36,9 @@ def _with_channels(
     """The tensor in the layout it has, and per-channel constants shaped to broadcast over it."""
     dtype = np.dtype(dtype_name(value))
     if emitter.is_blocked(value):
-        lanes = emitter.profile.lanes(dtype.name)
-        images = [layouts.block_array(v.astype(dtype).reshape(1, -1, 1, 1), lanes) for v in vectors]
-        return emitter.blocked(value).var, [emitter.const(image) for image in images]
+        x = emitter.blocked(value).var
+        images = [layouts.block_array(v.astype(dtype).reshape(1, -1, 1, 1), shape_of(x)[4]) for v in vectors]
+        return x, [emitter.const(image) for image in images]
     return emitter.plain(value), [emitter.const(v.astype(dtype).reshape(-1, *[1] * (rank - 2))) for v in vectors]
 
 

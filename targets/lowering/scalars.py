@@ -21,6 +21,7 @@ __all__ = [
     "expm1",
     "in_float32",
     "log1p_unit",
+    "multiply",
     "sigmoid",
     "softplus",
     "tanh",
@@ -28,6 +29,12 @@ __all__ = [
 
 Scalar = Callable[..., tirx.Expr]
 """A function of one or more scalar expressions."""
+
+
+def multiply(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """Their product in their own type."""
+    return a * b
+
 
 # exp on |r| <= ln(2) / 2. Source: Cephes, expf.c (S. Moshier), with ln(2) split in two for the range reduction.
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)

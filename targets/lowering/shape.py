@@ -60,12 +60,14 @@ def concat(emitter: Emitter, node: ir.Node) -> None:
     elif len(values) == 1:
         emitter.alias(out, values[0])
     elif len(shape) == 4 and axis == 1 and _has_aligned_channels(emitter, values):
-        exprs = [emitter.blocked(value).var for value in values]
+        lanes = _common_lanes(emitter, values)
+        exprs = [emitter.blocked(value, lanes).var for value in values]
         emitter.set_blocked(out, join(emitter, exprs, 1), shape[1])
     elif len(shape) == 4 and axis == 1 and all(emitter.is_blocked(value) for value in values):
         emit_channels(emitter, out, values, np.arange(shape[1]))
     elif len(shape) == 4 and axis in (2, 3) and all(emitter.is_blocked(value) for value in values):
-        exprs = [emitter.blocked(value).var for value in values]
+        lanes = _common_lanes(emitter, values)
+        exprs = [emitter.blocked(value, lanes).var for value in values]
         emitter.set_blocked(out, join(emitter, exprs, axis), shape[1])
     else:
         emitter.set_plain(out, join(emitter, [emitter.plain(value) for value in values], axis))
@@ -83,15 +85,22 @@ def _size_bytes(expr: relax.Expr) -> int:
     return math.prod(shape_of(expr)) * np.dtype(dtype_of(expr)).itemsize
 
 
+def _common_lanes(emitter: Emitter, values: Sequence[ir.Value | None]) -> int:
+    """The largest blocks that one of the values has."""
+    return max(shape_of(emitter.blocked(value).var)[4] for value in values if emitter.is_blocked(value))
+
+
 def _has_aligned_channels(emitter: Emitter, values: Sequence[ir.Value]) -> bool:
-    lanes = emitter.profile.lanes(dtype_name(values[0]))
-    is_aligned = all(static_shape(value)[1] % lanes == 0 for value in values)
-    return is_aligned and any(emitter.is_blocked(value) for value in values)
+    if not any(emitter.is_blocked(value) for value in values):
+        return False
+    lanes = _common_lanes(emitter, values)
+    return all(static_shape(value)[1] % lanes == 0 for value in values)
 
 
 def emit_channels(emitter: Emitter, out: ir.Value, values: Sequence[ir.Value | None], channels: np.ndarray) -> None:
     """Set a blocked output whose channel i is channel ``channels[i]`` of the blocked inputs laid end to end."""
-    sources = [emitter.blocked(value) for value in values]
+    block = _common_lanes(emitter, values)
+    sources = [emitter.blocked(value, block) for value in values]
     starts = np.cumsum([0, *(source.channels for source in sources)])
     lanes = shape_of(sources[0].var)[4]
     padded = -(-len(channels) // lanes) * lanes

@@ -17,7 +17,7 @@ from edgec.errors import UnsupportedError
 from edgec.targets.lowering import layouts
 from edgec.targets.lowering.attributes import integer, integers, text
 from edgec.targets.lowering.convolution import add_bias, conv2d_blocked, depthwise_blocked
-from edgec.targets.lowering.emitter import Emitter, Fusion, lowers, static_shape
+from edgec.targets.lowering.emitter import Emitter, Fusion, lowers, shape_of, static_shape
 
 __all__: list[str] = []
 
@@ -69,7 +69,8 @@ def conv_transpose(emitter: Emitter, node: ir.Node) -> None:
     group = integer(node, "group", 1)
     stacked = _stack_phases(_by_output(_dilate(weights, dilations), group), rows, columns)
     pads = [rows.pads[0], columns.pads[0], rows.pads[1], columns.pads[1]]
-    result = _convolve(emitter, emitter.blocked(x).var, stacked, group, pads)
+    image = emitter.blocked(x, emitter.profile.lanes(stacked.dtype.name)).var
+    result = _convolve(emitter, image, stacked, group, pads)
     result = add_bias(emitter, node, result, rows.stride * columns.stride)
     result = emitter.te(_interleave, result, rows, columns, out_sizes, name="interleave", fusion=Fusion.INJECTIVE)
     emitter.set_blocked(out, result, static_shape(out)[1])
@@ -122,7 +123,7 @@ def _stack_phases(weights: np.ndarray, rows: Phases, columns: Phases) -> np.ndar
 
 def _convolve(emitter: Emitter, x: relax.Expr, stacked: np.ndarray, group: int, pads: list[int]) -> relax.Expr:
     """All phases at once: (N, phases * O/o, H', W', o)."""
-    lanes = emitter.profile.lanes(stacked.dtype.name)
+    lanes = shape_of(x)[4]
     if group > 1 and stacked.shape[2] == 1:
         packed = np.concatenate([layouts.pack_depthwise_weights(phase, lanes) for phase in stacked])
         function, name = depthwise_blocked, "depthwise"

@@ -17,7 +17,7 @@ from tvm.tirx import IndexMap
 
 from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Choice, Chooser, Site, workload
-from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilogue, parallelize
+from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilogue, parallelize, vector_lanes
 
 __all__ = ["Row", "choose_tile", "schedule"]
 
@@ -52,7 +52,10 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     extents = bound_extents(sch, last)
     tap_extents = [extent for extent, is_tap in zip(reduction, taps, strict=True) if is_tap]
     mixed_blocks = 1 if blocks.family == "depthwise" else extents[1]
-    registers = profile.instruction_set.vector_registers
+    lanes = min(vector_lanes(sch, conv, profile), extents[-1])
+    vectors = extents[-1] // lanes
+    # The model counts blocks, of one register each; here a block takes several, and its operands as many.
+    registers = profile.instruction_set.vector_registers // vectors
     itemsize = np.dtype(str(sch.get(conv).writes[0].source.dtype)).itemsize
     row = Row(
         width=extents[-2],
@@ -77,6 +80,8 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     for loop in (x_inner, o_inner):
         sch.unroll(loop)
     sch.vectorize(c)
+    if vectors > 1:
+        spatial[-1:] = sch.split(spatial[-1], [None, lanes])
     # Vectorize and unroll before decompose_reduction: afterwards the loops belong to two blocks.
     sch.reorder(*reduced, *spatial)
     sch.vectorize(spatial[-1])

@@ -83,7 +83,7 @@ def test_the_users_own_win_over_those_of_the_package(tmp_path: Path, monkeypatch
     assert chosen() == 5
     Records([record(choice={"columns": 6})]).save(tmp_path / "extra.json")
     assert chosen(tmp_path / "extra.json") == 6
-    assert Recorded(find_records(PROFILE), "znver4/avx512")(site) == {"columns": 1}
+    assert Recorded(find_records(PROFILE), "znver4/avx512-vnni")(site) == {"columns": 1}
 
 
 def test_where_the_users_own_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

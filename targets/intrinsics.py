@@ -1,0 +1,162 @@
+"""Operations that TensorIR lacks, as operators of its own, and what LLVM makes of each: one row of a table each.
+
+Integer kernels need three: a product of bytes summed into 32 bits, rounding to the nearest integer in one instruction,
+and a float product that is rounded before anything is added to it (LLVM would contract the two to a multiply-add, and
+the result would not be the engine's, bit for bit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import tvm
+from tvm import ir, prim, tirx
+from tvm.ir.op import register_op_attr
+from tvm_ffi.structural import structural_map
+
+__all__ = ["DOT_PRODUCTS", "DotProduct", "lower_intrinsics", "nearest_integer", "rounded"]
+
+WORD_BYTES = 4
+"""Bytes of a 32-bit element whose products a dot instruction adds up."""
+
+_PURE = 1  # tirx::CallEffectKind::kPure
+
+
+@dataclass(frozen=True)
+class DotProduct:
+    """An instruction, or a short sequence of them, that adds products of four bytes to a 32-bit sum, exactly.
+
+    Attributes:
+        name: The instruction, as its maker writes it.
+        data_dtype: Type of the bytes of the first operand; those of the second are int8.
+        lanes: 32-bit elements of the vectors it exists for -> LLVM's name of the intrinsic.
+        expand: From (sum, data, weights, intrinsic), each word of four bytes an int32, to the new sum.
+    """
+
+    name: str
+    data_dtype: str
+    lanes: Mapping[int, str]
+    expand: Callable[[prim.Expr, prim.Expr, prim.Expr, str], prim.Expr]
+
+    @property
+    def operator(self) -> str:
+        return f"edgec.{self.name}"
+
+    def __call__(self, data: tirx.Expr, weights: tirx.Expr) -> tirx.Expr:
+        """The sum of products of two words; it becomes the instruction where it is added to a sum in a vector."""
+        return tirx.call_intrin("int32", self.operator, data, weights)
+
+
+def _bytes_of(word: prim.Expr) -> prim.Expr:
+    return tirx.reinterpret(f"int8x{_lanes(word) * WORD_BYTES}", word)
+
+
+def _halves_of(word: prim.Expr) -> prim.Expr:
+    return tirx.reinterpret(f"int16x{_lanes(word) * 2}", word)
+
+
+def _accumulate(total: prim.Expr, data: prim.Expr, weights: prim.Expr, intrinsic: str) -> prim.Expr:
+    """One instruction: sum, data, weights."""
+    dtype = f"int32x{_lanes(data)}"
+    return tirx.call_llvm_pure_intrin(dtype, intrinsic, total, _bytes_of(data), _bytes_of(weights))
+
+
+def _multiply_pairs(total: prim.Expr, data: prim.Expr, weights: prim.Expr, intrinsic: str) -> prim.Expr:
+    """Products of 16-bit halves, which cannot overflow as those of PMADDUBSW do: bytes 0 and 2, then 1 and 3."""
+    dtype, count = f"int32x{_lanes(data)}", f"int16x{_lanes(data) * 2}"
+    eight = tirx.const(8, count)
+    even = (
+        _halves_of(tirx.bitwise_and(data, tirx.const(0x00FF00FF, dtype))),
+        tirx.shift_right(tirx.shift_left(_halves_of(weights), eight), eight),
+    )
+    odd = (
+        _halves_of(tirx.bitwise_and(tirx.shift_right(data, tirx.const(8, dtype)), tirx.const(0x00FF00FF, dtype))),
+        tirx.shift_right(_halves_of(weights), eight),
+    )
+    for pair in (even, odd):
+        total = total + tirx.call_llvm_pure_intrin(dtype, intrinsic, *pair)
+    return total
+
+
+# Sources: Intel Architecture Instruction Set Extensions (VPDPBUSD, PMADDWD); Arm Architecture Reference Manual (SDOT).
+DOT_PRODUCTS = {
+    row.name: row
+    for row in (
+        DotProduct(
+            "vpdpbusd",
+            "uint8",
+            {lanes: f"llvm.x86.avx512.vpdpbusd.{lanes * 32}" for lanes in (4, 8, 16)},
+            _accumulate,
+        ),
+        DotProduct(
+            "vpmaddwd",
+            "uint8",
+            {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"},
+            _multiply_pairs,
+        ),
+        DotProduct("sdot", "int8", {4: "llvm.aarch64.neon.sdot"}, _accumulate),
+    )
+}
+
+_NEAREST, _ROUNDED = "edgec.nearest_integer", "edgec.rounded"
+_BY_OPERATOR = {row.operator: row for row in DOT_PRODUCTS.values()}
+for _name in (*_BY_OPERATOR, _NEAREST, _ROUNDED):
+    register_op_attr(_name, "TVectorizable", True)
+    register_op_attr(_name, "TCallEffectKind", _PURE)
+    register_op_attr(_name, "TScriptPrinterName", _name)
+
+
+def nearest_integer(x: tirx.Expr) -> tirx.Expr:
+    """A float32 within the range of int32, rounded to it, half to even."""
+    return tirx.call_intrin("int32", _NEAREST, x)
+
+
+def rounded(x: tirx.Expr) -> tirx.Expr:
+    """The float32 product or sum ``x`` as a value of its own, which LLVM contracts with nothing."""
+    return tirx.call_intrin("float32", _ROUNDED, x)
+
+
+@tirx.transform.prim_func_pass(opt_level=0)  # type: ignore[untyped-decorator]
+def lower_intrinsics(function: tirx.PrimFunc, _module: object, _context: object) -> tirx.PrimFunc:
+    """Replace the operators above by LLVM's intrinsics; to be run on vectors."""
+
+    def sum_(node: prim.Add) -> prim.Expr:
+        row = _dot_of(node.b)
+        if row is None or _lanes(node) not in row.lanes:
+            return node
+        return row.expand(node.a, *node.b.args, row.lanes[_lanes(node)])
+
+    def call(node: ir.Call) -> prim.Expr:
+        name = getattr(node.op, "name", "")
+        if name == _NEAREST:
+            return tirx.call_llvm_pure_intrin(str(node.ty.dtype), "llvm.lrint", *node.args)
+        if name == _ROUNDED:
+            return tirx.call_llvm_pure_intrin(str(node.ty.dtype), "llvm.arithmetic.fence", *node.args)
+        row = _BY_OPERATOR.get(name)
+        return node if row is None else _byte_by_byte(row, *node.args)
+
+    body = structural_map(function.body, (prim.Add, sum_))
+    return function.with_body(structural_map(body, (ir.Call, call)))
+
+
+def _dot_of(node: prim.Expr) -> DotProduct | None:
+    return _BY_OPERATOR.get(getattr(node.op, "name", "")) if isinstance(node, ir.Call) else None
+
+
+def _byte_by_byte(row: DotProduct, data: prim.Expr, weights: prim.Expr) -> prim.Expr:
+    """The sum where there is no instruction for it: single words, and vectors of an odd size."""
+    dtype = str(data.ty.dtype)
+    top = tirx.const(24, dtype)
+    total = None
+    for number in range(WORD_BYTES):
+        left = tirx.const(24 - 8 * number, dtype)
+        value, weight = (tirx.shift_right(tirx.shift_left(word, left), top) for word in (data, weights))
+        if row.data_dtype == "uint8":
+            value = tirx.bitwise_and(value, tirx.const(255, dtype))
+        total = value * weight if total is None else total + value * weight
+    return total
+
+
+def _lanes(node: prim.Expr) -> int:
+    return int(tvm.DataType(str(node.ty.dtype)).lanes)

@@ -1,0 +1,257 @@
+"""ConvInteger and MatMulInteger: exact sums of products of bytes.
+
+Where the CPU has an instruction for it, four bytes of the reduction are one 32-bit word of both operands, and the
+kernels are those of floats over words. The zero point of the data is a constant per output channel, taken off the
+sum; padding counts as that zero point, so the constant is the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+from tvm import relax, te, tirx
+
+from edgec.errors import UnsupportedError
+from edgec.targets.intrinsics import DotProduct
+from edgec.targets.lowering import layouts
+from edgec.targets.lowering.attributes import integer
+from edgec.targets.lowering.convolution import (
+    conv2d_blocked,
+    conv2d_plain_input,
+    conv_geometry,
+    depthwise_blocked,
+    merge_groups,
+    widened,
+)
+from edgec.targets.lowering.elementwise import combine
+from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.linear import batched_matmul, packed_matmul
+
+__all__: list[str] = []
+
+BLOCK = 16
+"""Channels per block of a tensor of bytes, and of the sums that are made of it."""
+
+EXACT_FLOAT = 1 << 24
+"""float32 holds every integer up to this."""
+
+
+def _integer_product(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    return a.astype("int32") * b.astype("int32")
+
+
+def _centred_weights(emitter: Emitter, node: ir.Node, axis: int) -> np.ndarray:
+    """Constant weights less their zero points, in the smallest type that holds them: int8 or int16."""
+    weights = emitter.required_constant(node, 1)
+    wide = weights.astype(np.int16)
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        zero = emitter.required_constant(node, 3).astype(np.int16)
+        wide -= zero.reshape([-1 if i == axis % wide.ndim else 1 for i in range(wide.ndim)]) if zero.ndim else zero
+    narrow = wide.astype(np.int8)
+    return narrow if (narrow == wide).all() else wide
+
+
+def _zero_point(emitter: Emitter, node: ir.Node) -> int | None:
+    """The data's zero point; None where it is known only at run time."""
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return 0
+    zero = emitter.constant(node.inputs[2])
+    if zero is None:
+        return None
+    if zero.size != 1:
+        raise UnsupportedError(f"{node.op_type} '{node.name}' has several zero points for its first operand")
+    return int(zero.reshape(()))
+
+
+def _of_type(emitter: Emitter, value: ir.Value | None, dtype: str) -> tuple[ir.Value, int]:
+    """The bytes as uint8 or int8, and what is added to them, and to their zero point, for that."""
+    assert value is not None
+    own = dtype_name(value)
+    if own == dtype:
+        return value, 0
+    other = ir.Value(name=f"{value.name}/{dtype}", shape=value.shape, type=ir.TensorType(ir.DataType[dtype.upper()]))
+
+    def flip(x: tirx.Expr) -> tirx.Expr:
+        return tirx.bitwise_xor(x.astype("uint8"), tirx.const(0x80, "uint8")).astype(dtype)
+
+    if emitter.is_blocked(value):
+        if not emitter.is_blocked(other):
+            blocked = emitter.blocked(value)
+            emitter.set_blocked(other, combine(emitter, flip, [blocked.var], "flip"), blocked.channels)
+    else:
+        emitter.set_plain(other, combine(emitter, flip, [emitter.plain(value)], "flip"))
+    return other, 128 if dtype == "uint8" else -128
+
+
+def _less_zero_point(emitter: Emitter, total: relax.Expr, sums: np.ndarray, zero: int) -> relax.Expr:
+    """``total`` less the zero point times the sums of the weights, which are shaped to broadcast over it."""
+    if zero == 0 or not sums.any():
+        return total
+    addend = (-zero * sums.astype(np.int64)).astype(np.int32)
+    return combine(emitter, lambda a, b: a + b, [total, emitter.const(addend)], "zero_point")
+
+
+# -- convolution -------------------------------------------------------------------------------------------------
+
+
+@lowers("ConvInteger")
+def conv_integer(emitter: Emitter, node: ir.Node) -> None:
+    """From blocks of 16 bytes to blocks of 16 sums; a 1-D convolution is one over images of height 1."""
+    weights = _centred_weights(emitter, node, 0)
+    if weights.ndim not in (3, 4):
+        raise UnsupportedError(f"ConvInteger '{node.name}' has {weights.ndim - 2} spatial axes; 1 and 2 are supported")
+    zero = _zero_point(emitter, node)
+    if zero is None:
+        raise UnsupportedError(f"ConvInteger '{node.name}' has a zero point that is no constant")
+    x = node.inputs[0]
+    geometry = conv_geometry(node, list(weights.shape[2:]), static_shape(x)[2:])
+    if weights.ndim == 3:
+        weights, geometry = weights[:, :, None], widened(geometry)
+    strides, dilations, pads = geometry
+    group, out_channels = integer(node, "group", 1), weights.shape[0]
+    sums = weights.sum(axis=(1, 2, 3), dtype=np.int64)
+    dot = emitter.profile.dot_product if weights.dtype == np.int8 else None
+    if group == static_shape(x)[1] == out_channels:
+        packed = emitter.const(layouts.pack_depthwise_weights(weights, BLOCK))
+        arguments = (emitter.blocked(x, BLOCK).var, packed, strides, dilations, pads, _integer_product, zero)
+        total = emitter.te(depthwise_blocked, *arguments, name="depthwise_integer", fusion=Fusion.EPILOGUE)
+    elif dot is not None:
+        x, offset = _of_type(emitter, x, dot.data_dtype)
+        zero += offset
+        total = _convolve_words(emitter, x, weights, (strides, dilations, pads), group, dot, zero)
+    else:
+        weights, group = merge_groups(weights, group, BLOCK)
+        packed = emitter.const(layouts.pack_conv_weights(weights, BLOCK, BLOCK))
+        arguments = (emitter.blocked(x, BLOCK).var, packed, strides, dilations, pads, group, weights.shape[1])
+        total = _emit_conv(emitter, conv2d_blocked, *arguments, _integer_product, zero)
+    addend = layouts.block_array(sums.reshape(1, -1, 1, 1), BLOCK)
+    emitter.set_blocked(node.outputs[0], _less_zero_point(emitter, total, addend, zero), out_channels)
+
+
+def _convolve_words(
+    emitter: Emitter,
+    x: ir.Value,
+    weights: np.ndarray,
+    geometry: tuple[list[int], list[int], list[int]],
+    group: int,
+    dot: DotProduct,
+    zero: int,
+) -> relax.Expr:
+    """A convolution over words of four channels; few channels are gathered into words from the plain layout."""
+    strides, dilations, pads = geometry
+    fill = int(np.full(4, zero).astype(dot.data_dtype).view(np.int32)[0])
+    if group == 1 and weights.shape[1] < BLOCK and not emitter.is_blocked(x):
+        source = emitter.plain(x)
+        image = emitter.reshape(source, layouts.image_shape(shape_of(source)))
+        words = emitter.te(gather_words, image, pads, fill, fusion=Fusion.INJECTIVE)
+        packed = layouts.pack_conv_weights(_channel_words(weights), BLOCK, shape_of(words)[1])
+        return _emit_conv(emitter, conv2d_plain_input, words, emitter.const(packed), strides, dilations, dot)
+    if group > 1:
+        weights, group = merge_groups(weights, group, BLOCK)
+    in_words = _channel_words(weights)
+    packed = emitter.const(layouts.pack_conv_weights(in_words, BLOCK, BLOCK // layouts.WORD_BYTES))
+    words = emitter.words(emitter.blocked(x, BLOCK).var)
+    settings = (strides, dilations, pads, group, in_words.shape[1], dot, fill)
+    return _emit_conv(emitter, conv2d_blocked, words, packed, *settings)
+
+
+def _emit_conv(emitter: Emitter, function: Callable[..., te.Tensor], *arguments: object) -> relax.Expr:
+    return emitter.te(function, *arguments, name="conv2d_integer", fusion=Fusion.EPILOGUE)
+
+
+def _channel_words(weights: np.ndarray) -> np.ndarray:
+    """int8 (O, I, kh, kw) -> int32 (O, ceil(I/4), kh, kw), zeros in the bytes beyond the last channel."""
+    outputs, inputs, kh, kw = weights.shape
+    padded = np.zeros((outputs, -(-inputs // 4) * 4, kh, kw), np.int8)
+    padded[:, :inputs] = weights
+    return layouts.word_array(padded.reshape(outputs, -1, 4, kh, kw).transpose(0, 1, 3, 4, 2))[..., 0]
+
+
+def gather_words(x: te.Tensor, pads: list[int], fill: int) -> te.Tensor:
+    """Bytes (N, C, H, W) -> words of four channels (N, ceil(C/4), H + pads, W + pads), padded with words ``fill``."""
+    n, channels, height, width = (int(size) for size in x.shape)
+    top, left, bottom, right = pads
+
+    def element(b: tirx.Var, group: tirx.Var, y: tirx.Var, xx: tirx.Var) -> tirx.Expr:
+        word = None
+        for byte in range(min(4, channels)):
+            channel = group * 4 + byte
+            value = x[b, channel if channels % 4 == 0 else tirx.min(channel, channels - 1), y - top, xx - left]
+            part = tirx.shift_left(value.astype("uint8").astype("int32"), tirx.const(8 * byte, "int32"))
+            word = part if word is None else tirx.bitwise_or(word, part)
+        inside = [y >= top, y < height + top, xx >= left, xx < width + left]
+        return tirx.if_then_else(tirx.all(*inside), word, tirx.const(fill, "int32")) if any(pads) else word
+
+    shape = (n, -(-channels // 4), height + top + bottom, width + left + right)
+    return te.compute(shape, element, name="gather_words")
+
+
+# -- matrix products ---------------------------------------------------------------------------------------------
+
+
+@lowers("MatMulInteger")
+def matmul_integer(emitter: Emitter, node: ir.Node) -> None:
+    """NumPy's matmul of bytes; a constant matrix on the right is packed at compile time."""
+    weights = emitter.constant(node.inputs[1])
+    if weights is None or weights.ndim != 2:
+        total = _product_of_data(emitter, node)
+    else:
+        total = _product_with_weights(emitter, node)
+    emitter.set_plain(node.outputs[0], emitter.reshape(total, static_shape(node.outputs[0])))
+
+
+def _product_with_weights(emitter: Emitter, node: ir.Node) -> relax.Expr:
+    matrix = _centred_weights(emitter, node, 1)
+    columns, sums = matrix.shape[1], matrix.sum(axis=0, dtype=np.int64)
+    zero = _zero_point(emitter, node)
+    dot = emitter.profile.dot_product if matrix.dtype == np.int8 else None
+    value, offset = (node.inputs[0], 0) if dot is None else _of_type(emitter, node.inputs[0], dot.data_dtype)
+    x = emitter.plain(value)
+    if len(shape_of(x)) == 1:
+        x = emitter.reshape(x, [1, *shape_of(x)])
+    lanes = emitter.profile.lanes("int32")
+    if dot is None:
+        arguments = (x, emitter.const(layouts.pack_matrix(matrix, lanes)), columns, _integer_product)
+    else:
+        missing = -len(matrix) % layouts.WORD_BYTES
+        if missing:
+            x = emitter.emit(relax.op.nn.pad(x, [0, 0] * (len(shape_of(x)) - 1) + [0, missing]))
+        padded = np.pad(matrix, ((0, missing), (0, 0)))
+        words = layouts.word_array(padded.reshape(-1, layouts.WORD_BYTES, columns).swapaxes(1, 2))[..., 0]
+        arguments = (emitter.words(x), emitter.const(layouts.pack_matrix(words, lanes)), columns, dot)
+    total = emitter.te(packed_matmul, *arguments, name="matmul_integer", fusion=Fusion.EPILOGUE)
+    if zero is not None:
+        return _less_zero_point(emitter, total, sums, zero + offset)
+
+    def less(t: tirx.Expr, s: tirx.Expr, z: tirx.Expr) -> tirx.Expr:
+        return t - (z.astype("int32") + offset) * s
+
+    operands = [total, emitter.const(sums.astype(np.int32)), emitter.reshape(emitter.plain(node.inputs[2]), [1])]
+    return combine(emitter, less, operands, "zero_point")
+
+
+def _product_of_data(emitter: Emitter, node: ir.Node) -> relax.Expr:
+    """Of two tensors known at run time only; in float32 where that is exact."""
+    left, right = (_centred_data(emitter, node, index) for index in (0, 1))
+    if shape_of(left)[-1] * 255 * 255 < EXACT_FLOAT:
+        left, right = (
+            combine(emitter, lambda v: v.astype("float32"), [expr], "to_float") for expr in (left, right)
+        )
+    product = emitter.te(batched_matmul, left, right, name="matmul", fusion=Fusion.EPILOGUE)
+    return combine(emitter, lambda v: v.astype("int32"), [product], "to_integer")
+
+
+def _centred_data(emitter: Emitter, node: ir.Node, index: int) -> relax.Expr:
+    """Operand ``index`` less its zero point, as int32 with at least two axes."""
+    expr = emitter.plain(node.inputs[index])
+    if len(shape_of(expr)) == 1:
+        expr = emitter.reshape(expr, [1, *shape_of(expr)] if index == 0 else [*shape_of(expr), 1])
+    zero = node.inputs[2 + index] if len(node.inputs) > 2 + index else None
+    if zero is None:
+        return combine(emitter, lambda v: v.astype("int32"), [expr], "to_integer")
+    shape = shape_of(emitter.plain(zero))
+    spread = [*shape, 1] if index == 0 and len(shape) == 1 else shape or [1]
+    operands = [expr, emitter.reshape(emitter.plain(zero), spread)]
+    return combine(emitter, lambda v, z: v.astype("int32") - z.astype("int32"), operands, "centre")

@@ -1,0 +1,77 @@
+"""QuantizeLinear and DequantizeLinear as element-wise arithmetic, operation by operation as the engine has it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from tvm import tirx
+
+from edgec.errors import UnsupportedError
+from edgec.targets.intrinsics import nearest_integer, rounded
+from edgec.targets.lowering.attributes import integer
+from edgec.targets.lowering.elementwise import emit_elementwise
+from edgec.targets.lowering.emitter import Emitter, dtype_name, lowers, static_shape
+
+__all__: list[str] = []
+
+
+def _parameter(emitter: Emitter, node: ir.Node, index: int, dtype: type) -> ir.Value | None:
+    """A scale or zero point as a value that broadcasts over the first input; None for one that is left out."""
+    if index >= len(node.inputs) or node.inputs[index] is None:
+        return None
+    if integer(node, "block_size", 0):
+        raise UnsupportedError(f"{node.op_type} '{node.name}' is quantized in blocks")
+    source = node.inputs[index]
+    array = emitter.constant(source)
+    if array is None:
+        return source
+    rank = len(static_shape(node.inputs[0]))
+    if array.ndim == 1 and array.size != 1:
+        axis = integer(node, "axis", 1) % rank
+        array = array.reshape([-1 if i == axis else 1 for i in range(rank)])
+    elif array.size == 1:
+        array = array.reshape(())
+    array = array.astype(dtype)
+    name = f"{source.name}/{node.name or node.outputs[0].name}"
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
+    emitter.set_constant(value, array)
+    return value
+
+
+@lowers("DequantizeLinear")
+def dequantize_linear(emitter: Emitter, node: ir.Node) -> None:
+    """(x - zero point) * scale: an exact difference, and a product that is rounded before anything else happens."""
+    scale, zero = _parameter(emitter, node, 1, np.float32), _parameter(emitter, node, 2, np.int32)
+    if zero is not None and (array := emitter.constant(zero)) is not None and not array.any():
+        zero = None
+
+    def function(x: tirx.Expr, s: tirx.Expr, *z: tirx.Expr) -> tirx.Expr:
+        steps = x.astype("int32") - z[0].astype("int32") if z else x.astype("int32")
+        return rounded(steps.astype("float32") * s)
+
+    emit_elementwise(emitter, node, [node.inputs[0], scale, zero], function)
+
+
+@lowers("QuantizeLinear")
+def quantize_linear(emitter: Emitter, node: ir.Node) -> None:
+    """saturate(round_half_to_even(x / scale) + zero point), with the bounds applied before rounding: the same."""
+    out = dtype_name(node.outputs[0])
+    if out not in ("uint8", "int8", "uint16", "int16"):
+        raise UnsupportedError(f"QuantizeLinear '{node.name}' to {out} is not supported")
+    info = np.iinfo(out)
+    scale, zero = _parameter(emitter, node, 1, np.float32), _parameter(emitter, node, 2, np.int32)
+    constant = emitter.constant(scale)
+    is_unit = constant is not None and bool((constant == 1).all())
+    low, high = tirx.const(float(info.min), "float32"), tirx.const(float(info.max), "float32")
+
+    def function(x: tirx.Expr, s: tirx.Expr, *z: tirx.Expr) -> tirx.Expr:
+        steps = x if is_unit else x / s
+        if not z:
+            return nearest_integer(tirx.min(tirx.max(steps, low), high)).astype(out)
+        offset = z[0].astype("float32")
+        bounded = tirx.min(tirx.max(steps, low - offset), high - offset)
+        return (nearest_integer(bounded) + z[0].astype("int32")).astype(out)
+
+    if zero is not None and (array := emitter.constant(zero)) is not None and not array.any():
+        zero = None
+    emit_elementwise(emitter, node, [node.inputs[0], scale, zero], function)
