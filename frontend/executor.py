@@ -33,6 +33,7 @@ def execute(
     *,
     hook: Hook | None = None,
     outputs: Sequence[str] | None = None,
+    integers: bool = True,
 ) -> dict[str, Array]:
     """Returns the outputs of ``model`` for ``inputs``, by name, in the order of the graph's outputs.
 
@@ -42,6 +43,8 @@ def execute(
         hook: Called with the name and value of every input and of every value that a node computes.
         outputs: Names of the values wanted instead of the graph's outputs, inner values included; only the nodes
             that they need are run.
+        integers: Whether quantized parts are computed with integers, as artifacts do (`integers.integer_form`; the
+            hook sees the values of that form), and not in float as their QuantizeLinear and DequantizeLinear say.
 
     Raises:
         EdgecError: An input is missing, unknown, or of the wrong shape or dtype.
@@ -51,6 +54,11 @@ def execute(
         inputs = _by_name(model, inputs)
     tensors = {name: to_tensor(np.asarray(array)) for name, array in inputs.items()}
     seen = None if hook is None else _on_arrays(hook)
+    if integers:
+        # Its rules run nodes themselves.
+        from edgec.frontend.integers import integer_form
+
+        model = integer_form(model, keep=outputs or ())
     results = _run(model, tensors, {}, outputs, seen)
     return {name: tensor.numpy() for name, tensor in results.items()}
 
