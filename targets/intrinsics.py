@@ -1,21 +1,22 @@
 """Operations that TensorIR lacks, as operators of its own, and what LLVM makes of each: one row of a table each.
 
-Integer kernels need three: a product of bytes summed into 32 bits, rounding to the nearest integer in one instruction,
-and a float product that is rounded before anything is added to it (LLVM would contract the two to a multiply-add, and
-the result would not be the engine's, bit for bit).
+Integer kernels need four: a product of bytes summed into 32 bits, four bytes of different places as one word, rounding
+to the nearest integer in one instruction, and a float product that is rounded before anything is added to it (LLVM would
+contract the two to a multiply-add, and the result would not be the engine's, bit for bit).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import tvm
-from tvm import ir, prim, tirx
+from tvm import ir, prim, sym, tirx
 from tvm.ir.op import register_op_attr
 from tvm_ffi.structural import structural_map
 
-__all__ = ["DOT_PRODUCTS", "DotProduct", "lower_intrinsics", "nearest_integer", "rounded"]
+__all__ = ["DOT_PRODUCTS", "DotProduct", "lower_intrinsics", "nearest_integer", "rounded", "word_of"]
 
 WORD_BYTES = 4
 """Bytes of a 32-bit element whose products a dot instruction adds up."""
@@ -99,9 +100,9 @@ DOT_PRODUCTS = {
     )
 }
 
-_NEAREST, _ROUNDED = "edgec.nearest_integer", "edgec.rounded"
+_NEAREST, _ROUNDED, _WORD = "edgec.nearest_integer", "edgec.rounded", "edgec.word_of"
 _BY_OPERATOR = {row.operator: row for row in DOT_PRODUCTS.values()}
-for _name in (*_BY_OPERATOR, _NEAREST, _ROUNDED):
+for _name in (*_BY_OPERATOR, _NEAREST, _ROUNDED, _WORD):
     register_op_attr(_name, "TVectorizable", True)
     register_op_attr(_name, "TCallEffectKind", _PURE)
     register_op_attr(_name, "TScriptPrinterName", _name)
@@ -115,6 +116,11 @@ def nearest_integer(x: tirx.Expr) -> tirx.Expr:
 def rounded(x: tirx.Expr) -> tirx.Expr:
     """The float32 product or sum ``x`` as a value of its own, which LLVM contracts with nothing."""
     return tirx.call_intrin("float32", _ROUNDED, x)
+
+
+def word_of(parts: Sequence[tirx.Expr]) -> tirx.Expr:
+    """Four bytes as an int32, the first one lowest."""
+    return tirx.call_intrin("int32", _WORD, *parts)
 
 
 @tirx.transform.prim_func_pass(opt_level=0)  # type: ignore[untyped-decorator]
@@ -133,6 +139,8 @@ def lower_intrinsics(function: tirx.PrimFunc, _module: object, _context: object)
             return tirx.call_llvm_pure_intrin(str(node.ty.dtype), "llvm.lrint", *node.args)
         if name == _ROUNDED:
             return tirx.call_llvm_pure_intrin(str(node.ty.dtype), "llvm.arithmetic.fence", *node.args)
+        if name == _WORD:
+            return _interleaved(node.args)
         row = _BY_OPERATOR.get(name)
         return node if row is None else _byte_by_byte(row, *node.args)
 
@@ -142,6 +150,32 @@ def lower_intrinsics(function: tirx.PrimFunc, _module: object, _context: object)
 
 def _dot_of(node: prim.Expr) -> DotProduct | None:
     return _BY_OPERATOR.get(getattr(node.op, "name", "")) if isinstance(node, ir.Call) else None
+
+
+def _interleaved(parts: Sequence[prim.Expr]) -> prim.Expr:
+    """Words of the elements that four vectors of bytes have at the same place: one permutation, where there is one."""
+    lanes = _lanes(parts[0])
+    if lanes == 1:
+        words = [tirx.shift_left(part.astype("uint8").astype("int32"), 8 * i) for i, part in enumerate(parts)]
+        return reduce(tirx.bitwise_or, words)
+    order = [part * lanes + lane for lane in range(lanes) for part in range(WORD_BYTES)]
+    whole = _one_load(parts)
+    return tirx.reinterpret(f"int32x{lanes}", prim.Shuffle([whole] if whole is not None else list(parts), order))
+
+
+def _one_load(parts: Sequence[prim.Expr]) -> prim.Expr | None:
+    """The load of all vectors at once, where they lie one after the other in memory; LLVM does not always see that."""
+    lanes = _lanes(parts[0])
+    if not all(isinstance(part, ir.TensorLoad) and isinstance(part.indices[-1], prim.Ramp) for part in parts):
+        return None
+    if not all(part.source.same_as(parts[0].source) and len(part.indices) == 1 for part in parts):
+        return None
+    analyzer, first = sym.Analyzer(), parts[0].indices[0]
+    for number, part in enumerate(parts):
+        ramp = part.indices[0]
+        if int(ramp.stride) != 1 or not analyzer.can_prove_equal(ramp.base - first.base, number * lanes):
+            return None
+    return tirx.BufferLoad(parts[0].source, [prim.Ramp(first.base, 1, lanes * WORD_BYTES)])
 
 
 def _byte_by_byte(row: DotProduct, data: prim.Expr, weights: prim.Expr) -> prim.Expr:

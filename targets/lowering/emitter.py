@@ -100,6 +100,7 @@ class Emitter:
         self._blocked: dict[str, Blocked] = {}
         self._reblocked: dict[tuple[str, int], Blocked] = {}
         self._before_reshape: dict[relax.Expr, relax.Expr] = {}
+        self._emitted: set[ir.Node] = set()
 
     # -- reading a node -----------------------------------------------------------------------------------------
 
@@ -241,6 +242,10 @@ class Emitter:
     def set_constant(self, value: ir.Value, array: np.ndarray) -> None:
         self._constants[_name(value)] = array
 
+    def take(self, node: ir.Node) -> None:
+        """The outputs of ``node``, which comes later, are set already."""
+        self._emitted.add(node)
+
     def alias(self, value: ir.Value, source: ir.Value | None) -> None:
         """``value`` is ``source`` under another name, in every layout."""
         tables: tuple[dict[str, Any], ...] = (self._constants, self._plain, self._blocked)
@@ -277,6 +282,8 @@ class Emitter:
         return self.builder.finalize()
 
     def _emit_node(self, node: ir.Node) -> None:
+        if node in self._emitted:
+            return
         lowering = LOWERINGS.get(node.op_type)
         if lowering is None or node.domain not in ("", "ai.onnx"):
             raise UnsupportedError(f"operator {node.op_type} is not supported", where=f"node '{node.name}'")

@@ -14,15 +14,17 @@ import onnx_ir as ir
 from tvm import relax, te, tirx
 
 from edgec.errors import UnsupportedError
-from edgec.targets.intrinsics import DotProduct
+from edgec.targets.intrinsics import DotProduct, word_of
 from edgec.targets.lowering import layouts
 from edgec.targets.lowering.attributes import integer
 from edgec.targets.lowering.convolution import (
+    KERNEL,
     conv2d_blocked,
     conv2d_plain_input,
     conv_geometry,
     depthwise_blocked,
     merge_groups,
+    pad_spatial,
     widened,
 )
 from edgec.targets.lowering.elementwise import combine
@@ -33,6 +35,9 @@ __all__: list[str] = []
 
 BLOCK = 16
 """Channels per block of a tensor of bytes, and of the sums that are made of it."""
+
+COLUMN_STEP = "edgec.column_step"
+"""Attribute of a kernel whose output columns repeat in what they do: a tile has a multiple of so many, or all."""
 
 EXACT_FLOAT = 1 << 24
 """float32 holds every integer up to this."""
@@ -85,12 +90,31 @@ def _of_type(emitter: Emitter, value: ir.Value | None, dtype: str) -> tuple[ir.V
     return other, 128 if dtype == "uint8" else -128
 
 
-def _less_zero_point(emitter: Emitter, total: relax.Expr, sums: np.ndarray, zero: int) -> relax.Expr:
-    """``total`` less the zero point times the sums of the weights, which are shaped to broadcast over it."""
-    if zero == 0 or not sums.any():
-        return total
-    addend = (-zero * sums.astype(np.int64)).astype(np.int32)
-    return combine(emitter, lambda a, b: a + b, [total, emitter.const(addend)], "zero_point")
+def _with_bias(emitter: Emitter, node: ir.Node, addend: np.ndarray, axis: int) -> tuple[ir.Value, np.ndarray]:
+    """One addend (channels) for the zero point and the bias, if a constant is all that the sums are added to.
+
+    Returns:
+        The value that the sums with the addend are, and the addend as int32, which wraps around as the sums do.
+    """
+    out = node.outputs[0]
+    users = [usage.node for usage in out.uses()]
+    if len(users) == 1 and not out.is_graph_output() and users[0].op_type == "Add":
+        add = users[0]
+        bias = emitter.constant(add.inputs[0] if add.inputs[1] is out else add.inputs[1])
+        shape = static_shape(out)
+        vector = [-1 if i == axis % len(shape) else 1 for i in range(len(shape))]
+        is_vector = bias is not None and bias.ndim <= len(shape) and np.broadcast_shapes(bias.shape, shape) == (*shape,)
+        if bias is not None and is_vector and bias.size == addend.size:
+            aligned = bias.reshape([1] * (len(shape) - bias.ndim) + list(bias.shape))
+            if list(aligned.shape) == [addend.size if size == -1 else 1 for size in vector]:
+                emitter.take(add)
+                out, addend = add.outputs[0], addend + bias.reshape(-1)
+    return out, addend.astype(np.int32)
+
+
+def _plus(emitter: Emitter, total: relax.Expr, addend: np.ndarray) -> relax.Expr:
+    """``total`` and the addend, which is shaped to broadcast over it."""
+    return combine(emitter, lambda a, b: a + b, [total, emitter.const(addend)], "bias") if addend.any() else total
 
 
 # -- convolution -------------------------------------------------------------------------------------------------
@@ -113,21 +137,24 @@ def conv_integer(emitter: Emitter, node: ir.Node) -> None:
     group, out_channels = integer(node, "group", 1), weights.shape[0]
     sums = weights.sum(axis=(1, 2, 3), dtype=np.int64)
     dot = emitter.profile.dot_product if weights.dtype == np.int8 else None
-    if group == static_shape(x)[1] == out_channels:
+    is_depthwise = group == static_shape(x)[1] == out_channels
+    if dot is not None and not (is_depthwise and dilations[1] > 1):
+        x, offset = _of_type(emitter, x, dot.data_dtype)
+        zero += offset
+        convolve = _depthwise_words if is_depthwise else _convolve_words
+        total = convolve(emitter, x, weights, geometry, group, dot, zero)
+    elif is_depthwise:
         packed = emitter.const(layouts.pack_depthwise_weights(weights, BLOCK))
         arguments = (emitter.blocked(x, BLOCK).var, packed, strides, dilations, pads, _integer_product, zero)
         total = emitter.te(depthwise_blocked, *arguments, name="depthwise_integer", fusion=Fusion.EPILOGUE)
-    elif dot is not None:
-        x, offset = _of_type(emitter, x, dot.data_dtype)
-        zero += offset
-        total = _convolve_words(emitter, x, weights, (strides, dilations, pads), group, dot, zero)
     else:
         weights, group = merge_groups(weights, group, BLOCK)
         packed = emitter.const(layouts.pack_conv_weights(weights, BLOCK, BLOCK))
         arguments = (emitter.blocked(x, BLOCK).var, packed, strides, dilations, pads, group, weights.shape[1])
         total = _emit_conv(emitter, conv2d_blocked, *arguments, _integer_product, zero)
-    addend = layouts.block_array(sums.reshape(1, -1, 1, 1), BLOCK)
-    emitter.set_blocked(node.outputs[0], _less_zero_point(emitter, total, addend, zero), out_channels)
+    out, addend = _with_bias(emitter, node, -zero * sums, 1)
+    spread = layouts.block_array(addend.reshape(1, -1, 1, 1), BLOCK)
+    emitter.set_blocked(out, _plus(emitter, total, spread), out_channels)
 
 
 def _convolve_words(
@@ -169,6 +196,62 @@ def _channel_words(weights: np.ndarray) -> np.ndarray:
     return layouts.word_array(padded.reshape(outputs, -1, 4, kh, kw).transpose(0, 1, 3, 4, 2))[..., 0]
 
 
+def _depthwise_words(
+    emitter: Emitter,
+    x: ir.Value,
+    weights: np.ndarray,
+    geometry: tuple[list[int], list[int], list[int]],
+    _group: int,
+    dot: DotProduct,
+    zero: int,
+) -> relax.Expr:
+    """A depthwise convolution over words of four columns, each for as many output columns as it covers whole."""
+    strides, dilations, pads = geometry
+    channels, _, kh, kw = weights.shape
+    count = -(-kw // 4)
+    phases = (4 * count - kw) // strides[1] + 1
+    shifted = np.zeros((phases, channels, kh, count * 4), np.int8)
+    for phase in range(phases):
+        shifted[phase, :, :, phase * strides[1] : phase * strides[1] + kw] = weights[:, 0]
+    words = layouts.word_array(shifted.reshape(phases, channels, kh, count, 4))[..., 0]
+    packed = np.stack([layouts.block_array(words[phase][None], BLOCK)[0] for phase in range(phases)], axis=1)
+    arguments = (emitter.blocked(x, BLOCK).var, emitter.const(packed), kw, strides, dilations, pads, dot, zero)
+    return emitter.te(depthwise_words, *arguments, name="depthwise_integer", fusion=Fusion.EPILOGUE)
+
+
+def depthwise_words(
+    x: te.Tensor,
+    w: te.Tensor,
+    kw: int,
+    strides: list[int],
+    dilations: list[int],
+    pads: list[int],
+    dot: DotProduct,
+    fill: int,
+) -> te.Tensor:
+    """Depthwise convolution: bytes x (N, C/c, H, W, c); words w (C/c, phases, kh, count, c) -> (N, C/c, H', W', c).
+
+    Output columns ``p`` to ``p + phases`` read the same ``count`` words; the weights of each are shifted to fit, with
+    zeros around.
+    """
+    n, blocks, height, width, lanes = (int(size) for size in x.shape)
+    _, phases, kh, count, _ = (int(size) for size in w.shape)
+    out_h = (height + pads[0] + pads[2] - (kh - 1) * dilations[0] - 1) // strides[0] + 1
+    out_w = (width + pads[1] + pads[3] - kw) // strides[1] + 1
+    read = (-(-out_w // phases) - 1) * phases * strides[1] + 4 * count
+    image = pad_spatial(x, [*pads[:3], max(pads[3], read - width - pads[1])], 2, fill)
+    ky, group = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, count), "kx")
+
+    def element(b: tirx.Var, o: tirx.Var, y: tirx.Var, xx: tirx.Var, c: tirx.Var) -> tirx.Expr:
+        row = y * strides[0] + ky * dilations[0]
+        first = xx // phases * (phases * strides[1]) + group * 4
+        word = word_of([image[b, o, row, first + i, c] for i in range(4)])
+        return te.sum(dot(word, w[o, xx % phases, ky, group, c]), axis=[ky, group])
+
+    attrs = {KERNEL: "depthwise", COLUMN_STEP: phases}
+    return te.compute((n, blocks, out_h, out_w, lanes), element, name="depthwise", attrs=attrs)
+
+
 def gather_words(x: te.Tensor, pads: list[int], fill: int) -> te.Tensor:
     """Bytes (N, C, H, W) -> words of four channels (N, ceil(C/4), H + pads, W + pads), padded with words ``fill``."""
     n, channels, height, width = (int(size) for size in x.shape)
@@ -196,13 +279,13 @@ def matmul_integer(emitter: Emitter, node: ir.Node) -> None:
     """NumPy's matmul of bytes; a constant matrix on the right is packed at compile time."""
     weights = emitter.constant(node.inputs[1])
     if weights is None or weights.ndim != 2:
-        total = _product_of_data(emitter, node)
+        out, total = node.outputs[0], _product_of_data(emitter, node)
     else:
-        total = _product_with_weights(emitter, node)
-    emitter.set_plain(node.outputs[0], emitter.reshape(total, static_shape(node.outputs[0])))
+        out, total = _product_with_weights(emitter, node)
+    emitter.set_plain(out, emitter.reshape(total, static_shape(out)))
 
 
-def _product_with_weights(emitter: Emitter, node: ir.Node) -> relax.Expr:
+def _product_with_weights(emitter: Emitter, node: ir.Node) -> tuple[ir.Value, relax.Expr]:
     matrix = _centred_weights(emitter, node, 1)
     columns, sums = matrix.shape[1], matrix.sum(axis=0, dtype=np.int64)
     zero = _zero_point(emitter, node)
@@ -223,13 +306,14 @@ def _product_with_weights(emitter: Emitter, node: ir.Node) -> relax.Expr:
         arguments = (emitter.words(x), emitter.const(layouts.pack_matrix(words, lanes)), columns, dot)
     total = emitter.te(packed_matmul, *arguments, name="matmul_integer", fusion=Fusion.EPILOGUE)
     if zero is not None:
-        return _less_zero_point(emitter, total, sums, zero + offset)
+        out, addend = _with_bias(emitter, node, -(zero + offset) * sums, -1)
+        return out, _plus(emitter, total, addend)
 
     def less(t: tirx.Expr, s: tirx.Expr, z: tirx.Expr) -> tirx.Expr:
         return t - (z.astype("int32") + offset) * s
 
     operands = [total, emitter.const(sums.astype(np.int32)), emitter.reshape(emitter.plain(node.inputs[2]), [1])]
-    return combine(emitter, less, operands, "zero_point")
+    return node.outputs[0], combine(emitter, less, operands, "zero_point")
 
 
 def _product_of_data(emitter: Emitter, node: ir.Node) -> relax.Expr:

@@ -54,7 +54,11 @@ def dequantize_linear(emitter: Emitter, node: ir.Node) -> None:
 
 @lowers("QuantizeLinear")
 def quantize_linear(emitter: Emitter, node: ir.Node) -> None:
-    """saturate(round_half_to_even(x / scale) + zero point), with the bounds applied before rounding: the same."""
+    """saturate(round_half_to_even(x / scale) + zero point).
+
+    The bounds are applied before rounding, which is the same, since they are integers. The upper bound of uint8 comes
+    last: a number beyond int32 becomes its least, or largest, value, which is a large one without sign.
+    """
     out = dtype_name(node.outputs[0])
     if out not in ("uint8", "int8", "uint16", "int16"):
         raise UnsupportedError(f"QuantizeLinear '{node.name}' to {out} is not supported")
@@ -66,11 +70,12 @@ def quantize_linear(emitter: Emitter, node: ir.Node) -> None:
 
     def function(x: tirx.Expr, s: tirx.Expr, *z: tirx.Expr) -> tirx.Expr:
         steps = x if is_unit else x / s
-        if not z:
-            return nearest_integer(tirx.min(tirx.max(steps, low), high)).astype(out)
-        offset = z[0].astype("float32")
-        bounded = tirx.min(tirx.max(steps, low - offset), high - offset)
-        return (nearest_integer(bounded) + z[0].astype("int32")).astype(out)
+        zero_point = z[0].astype("int32") if z else tirx.const(0, "int32")
+        offset = zero_point.astype("float32")
+        if out == "uint8":
+            steps = (nearest_integer(tirx.max(steps, low - offset)) + zero_point).astype("uint32")
+            return tirx.min(steps, tirx.const(info.max, "uint32")).astype(out)
+        return (nearest_integer(tirx.min(tirx.max(steps, low - offset), high - offset)) + zero_point).astype(out)
 
     if zero is not None and (array := emitter.constant(zero)) is not None and not array.any():
         zero = None

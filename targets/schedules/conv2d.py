@@ -63,10 +63,11 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
         products=math.prod(reduction),
         is_shared=taps[-1],
         is_aliased=math.prod(extents[2:]) * itemsize % PAGE_BYTES == 0,
+        step=int(sch.get(conv).annotations.get("edgec.column_step", 1)),
     )
     default = default_tile(row, registers, tap_extents)
     choice = choose(
-        Site.of(blocks.family, described, default, candidates(extents[-2], mixed_blocks, registers, tap_extents))
+        Site.of(blocks.family, described, default, candidates(row, registers, tap_extents))
     )
     columns, channel_blocks = choice["columns"], choice["blocks"]
     n, o, *rows, x, c = sch.get_loops(last)
@@ -115,6 +116,7 @@ class Row:
             LLVM keeps it in registers.
         is_aliased: The planes of two channel blocks lie a multiple of a page apart, so that their stores meet in the
             same set of the cache and stop loads whose addresses end alike.
+        step: A tile has a multiple of so many columns, or the whole row.
     """
 
     width: int
@@ -122,6 +124,11 @@ class Row:
     products: int = 1
     is_shared: bool = False
     is_aliased: bool = False
+    step: int = 1
+
+    def may_have(self, columns: int) -> bool:
+        """Whether a tile may have so many columns."""
+        return columns % self.step == 0 or columns == self.width
 
 
 def default_tile(row: Row, registers: int, taps: list[int]) -> Choice:
@@ -136,15 +143,15 @@ def _unrollable(taps: list[int]) -> list[int]:
     return [0, *(n for n in range(1, len(taps) + 1) if taps[-n] > 1)]
 
 
-def candidates(width: int, channel_blocks: int, registers: int, taps: list[int]) -> list[Choice]:
+def candidates(row: Row, registers: int, taps: list[int]) -> list[Choice]:
     """The choices worth measuring: tiles that leave two registers for operands, with each axis unrolled or not."""
     unrolled = [n for n in _unrollable(taps) if math.prod(taps[len(taps) - n :]) <= 4 * MAX_UNROLLED_TAPS]
     return [
         {"columns": columns, "blocks": blocks, "unrolled_axes": unrolled_axes}
-        for blocks in range(1, min(channel_blocks, 8) + 1)
-        for columns in range(1, min(width, registers) + 1)
+        for blocks in range(1, min(row.channel_blocks, 8) + 1)
+        for columns in range(1, min(row.width, registers) + 1)
         for unrolled_axes in unrolled
-        if channel_blocks % blocks == 0 and 4 <= columns * blocks <= registers - 2
+        if row.channel_blocks % blocks == 0 and 4 <= columns * blocks <= registers - 2 and row.may_have(columns)
     ]
 
 
@@ -165,7 +172,7 @@ def choose_tile(row: Row, registers: int) -> tuple[int, int]:
         is_read_again = row.is_shared or blocks > 1
         spare = 0 if row.is_shared else 2
         most = (registers + spare - blocks) // (blocks + 1) if is_read_again else registers * 3 // 4
-        for columns in range(1, min(row.width, most) + 1):
+        for columns in filter(row.may_have, range(1, min(row.width, most) + 1)):
             tiles = -(-row.width // columns)
             waste = tiles * columns / row.width
             # Too few independent accumulators leave the pipeline of the FMA unit (latency 4, two per cycle) empty.
