@@ -17,8 +17,10 @@ from edgec.frontend.integers.movement import (
     push_dequantize_down,
     push_quantize_up,
 )
+from edgec.frontend.integers.pools import make_mean_integer
 from edgec.frontend.integers.products import make_products_integer
 from edgec.frontend.integers.scales import drop_needless_clamp, fold_scale
+from edgec.frontend.integers.tables import tabulate_function, tabulate_quantized
 
 __all__ = ["RULES", "Rule", "integer_form"]
 
@@ -34,6 +36,9 @@ RULES: tuple[Rule, ...] = (
     # Compute with them
     write_out_linear_operator,
     make_products_integer,
+    make_mean_integer,
+    tabulate_quantized,
+    tabulate_function,
     # Bring the results back to integers
     fold_scale,
     drop_needless_clamp,
