@@ -55,10 +55,9 @@ def _least_square_error(histogram: Histogram, full: Range) -> Range:
     best = full
     for _ in range(2 if full.low < 0 < full.high else 1):
         for at_low in (True, False):
-            ends = _SHARES * (full.low if at_low else full.high)
-            if not ends.any():
+            if (end := full.low if at_low else full.high) == 0:
                 continue
-            ranges = [Range(end, best.high) if at_low else Range(best.low, end) for end in ends]
+            ranges = [Range(end, best.high) if at_low else Range(best.low, end) for end in (end * _SHARES).tolist()]
             best = ranges[int(np.argmin([_square_error(histogram, span) for span in ranges]))]
     return best
 
@@ -72,13 +71,17 @@ def _square_error(histogram: Histogram, span: Range) -> float:
 
 
 def _least_divergence(histogram: Histogram, full: Range) -> Range:
-    ranges = [Range(share * full.low, share * full.high) for share in _SHARES]
-    return ranges[int(np.argmin([_divergence(histogram, span) for span in ranges]))]
-
-
-def _divergence(histogram: Histogram, span: Range) -> float:
-    """KL divergence of the values from what 256 levels over `span` leave of them; clipped ones count at the ends."""
     centers, counts = histogram.centers, histogram.counts.astype(np.float64)
+    # 0 is exact in every range; after a ReLU it is so frequent that nothing else would count.
+    at_zero = -histogram.first
+    neighbours = np.concatenate([counts[max(at_zero - 1, 0) : max(at_zero, 0)], counts[at_zero + 1 : at_zero + 2]])
+    counts[at_zero : at_zero + 1] = neighbours.max(initial=0.0)
+    ranges = [Range(share * full.low, share * full.high) for share in _SHARES.tolist()]
+    return ranges[int(np.argmin([_divergence(centers, counts, span) for span in ranges]))]
+
+
+def _divergence(centers: NDArray[np.float64], counts: NDArray[np.float64], span: Range) -> float:
+    """KL divergence of the values from what 256 levels over `span` leave of them; clipped ones count at the ends."""
     inside = (centers >= span.low) & (centers <= span.high)
     if inside.sum() < _LEVELS:
         return np.inf
