@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgec.frontend.integers.editing import Array, Editor, array_of, is_op, rank_of
-from edgec.frontend.integers.products import emit_sum, is_normal
+from edgec.frontend.integers.products import emit_sum, is_normal, without_subnormals
 
 __all__ = ["write_out_linear_operator"]
 
@@ -32,7 +32,7 @@ def write_out_linear_operator(editor: Editor, node: ir.Node) -> bool:
     if of_x.ndim or of_y.ndim or of_w.ndim > 1 or (rest and rest[0] is not None and bias is None):
         return False
     with np.errstate(over="ignore", under="ignore"):  # refused below
-        scale = np.asarray(of_x * of_w / of_y, np.float32)
+        scale = without_subnormals(np.asarray(of_x * of_w / of_y, np.float32))
     if not is_normal(scale):
         return False
     is_convolution = is_op(node, "QLinearConv")

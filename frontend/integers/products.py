@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from edgec.frontend.integers.editing import Array, Editor, array_of, is_op, rank_of, static_shape
 from edgec.frontend.integers.reading import Scaled, read_dequantize
 
-__all__ = ["emit_sum", "is_normal", "make_products_integer"]
+__all__ = ["emit_sum", "is_normal", "make_products_integer", "without_subnormals"]
 
 # A bias beyond this leaves no room in int32 for the sum itself.
 _LARGEST_BIAS = 1 << 30
 _INT32_END = 1 << 31
+# No sum makes more of a scale that float32 has no normal number for: such scales count as 0.
+_TINY = float(np.finfo(np.float32).tiny)
+_NOTHING = _TINY * _INT32_END
 # How far the scale of an integer bias may be from s_x · s_w: exporters compute the product in other precisions.
 _BIAS_TOLERANCE = 1e-4
 
@@ -58,17 +61,19 @@ def _make_convolution(editor: Editor, node: ir.Node) -> bool:
         return False
     channels = weights.shape[0]
     scale = np.broadcast_to(_scale_of_sum(x, w), channels)
-    bias = _read_bias(node, scale) if is_normal(scale) else None
-    if bias is None:
+    added = node.inputs[2] if len(node.inputs) > 2 else None
+    real = None if added is None else _real(added)
+    if not is_normal(scale) or (added is not None and real is None):
         return False
+    bias = _read_row(added, scale)
     if _largest_sum(x, w, weights.reshape(channels, -1).T) + np.abs(bias.steps).max(initial=0) >= _INT32_END:
         return False
     trailing = [1] * (weights.ndim - 2)
     output = _integer_node(editor, node, "ConvInteger", x, w, None, node.attributes)
     result = emit_sum(editor, node, output, bias.steps.reshape(1, channels, *trailing), scale, axis=1)
-    if bias.remainder is not None:
-        spread = _reshaped(editor, node, bias.remainder, [1, channels, *trailing])
-        result = _added(editor, node, result, spread)
+    if bias.remainder is not None and real is not None:
+        spread = real.astype(np.float32).reshape(1, channels, *trailing)
+        result = _added(editor, node, result, editor.constant(spread, f"{bias.remainder.name}_spread"))
     editor.replace(node.outputs[0], result)
     return True
 
@@ -111,7 +116,7 @@ def _make_product(editor: Editor, node: ir.Node, added: ir.Value | None) -> bool
     scale = np.broadcast_to(_scale_of_sum(a, b), columns)
     if not is_normal(scale):
         return False
-    bias = _Bias(_none(scale)) if added is None else _read_row(added, scale)
+    bias = _read_row(added, scale)
     if _largest_sum(a, b, weights) + np.abs(bias.steps).max(initial=0) >= _INT32_END:
         return False
     output = _integer_node(editor, node, "MatMulInteger", a, b, weights if is_transposed else None, None)
@@ -142,12 +147,17 @@ def emit_sum(
 
 def _scale_of_sum(x: Scaled, w: Scaled) -> NDArray[np.float32]:
     with np.errstate(over="ignore", under="ignore"):  # refused by `is_normal`
-        return np.asarray(x.scale * w.scale, np.float32)
+        return without_subnormals(np.asarray(x.scale * w.scale, np.float32))
+
+
+def without_subnormals(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scales of int32 sums with 0 for those too small to matter: of channels whose weights have died out."""
+    return np.where(scale < _TINY, np.float32(0), scale)
 
 
 def is_normal(scale: Array) -> bool:
-    """Whether float32 can hold these scales, and what is multiplied with them, without loss of digits."""
-    return bool(np.all((scale >= np.finfo(np.float32).tiny) & (scale <= np.finfo(np.float32).max)))
+    """Whether these scales are finite, and not all 0."""
+    return bool(np.isfinite(scale).all() and scale.any())
 
 
 def _integer_node(
@@ -173,51 +183,46 @@ def _integer_node(
     )
 
 
-def _read_bias(node: ir.Node, scale: NDArray[np.float32]) -> _Bias | None:
-    """The bias of a Conv; None if it is no constant."""
-    value = node.inputs[2] if len(node.inputs) > 2 else None
+def _read_row(value: ir.Value | None, scale: NDArray[np.float32]) -> _Bias:
+    """What is added to every row: in steps if it is one constant row that int32 sums have room for."""
+    none = np.zeros(scale.shape, np.int64)
     if value is None:
-        return _Bias(np.zeros(scale.shape, np.int64))
-    steps = _steps_of(value, scale)
-    if steps is not None:
-        return _Bias(steps)
-    return None if array_of(value) is None and read_dequantize(value) is None else _Bias(_none(scale), value)
-
-
-def _read_row(value: ir.Value, scale: NDArray[np.float32]) -> _Bias:
-    """What a Gemm adds: to steps if it is one constant row."""
+        return _Bias(none)
     shape = static_shape(value)
-    if shape is not None and shape in ((), (1,), scale.shape, (1, *scale.shape), (1, 1)):
+    if shape is not None and shape in ((), (1,), (1, 1), scale.shape, (1, *scale.shape)):
         steps = _steps_of(value, scale)
         if steps is not None:
             return _Bias(steps)
-    return _Bias(_none(scale), value)
-
-
-def _none(scale: NDArray[np.float32]) -> NDArray[np.int64]:
-    return np.zeros(scale.shape, np.int64)
+    return _Bias(none, value)
 
 
 def _steps_of(value: ir.Value, scale: NDArray[np.float32]) -> NDArray[np.int64] | None:
-    """A constant in steps of ``scale``; None if it is no constant, or one that int32 sums have no room for."""
-    quantized = read_dequantize(value)
-    real = array_of(value)
-    if quantized is not None:
-        integers = array_of(quantized.source)
-        if integers is None:
-            return None
-        exact = (integers.astype(np.int64) - quantized.zero_point.astype(np.int64)).reshape(-1)
-        if quantized.dtype == ir.DataType.INT32 and np.allclose(quantized.scale, scale, rtol=_BIAS_TOLERANCE, atol=0):
-            steps = exact.astype(np.float64)
-        else:
-            steps = np.rint(exact * quantized.scale.astype(np.float64) / scale.astype(np.float64))
-    elif real is not None:
-        steps = np.rint(real.astype(np.float64).reshape(-1) / scale.astype(np.float64))
-    else:
+    """A constant in steps of ``scale``; None if it is no constant, or does not fit."""
+    real = _real(value)
+    if real is None:
         return None
+    unit: Array = scale
+    quantized = read_dequantize(value)
+    if quantized is not None and quantized.dtype == ir.DataType.INT32:
+        unit = np.where(np.isclose(quantized.scale, scale, rtol=_BIAS_TOLERANCE, atol=0), quantized.scale, scale)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.rint(real / unit.astype(np.float64))
+    steps = np.where((unit == 0) & (np.abs(real) < _NOTHING), 0, steps)
     if not bool((np.abs(steps) <= _LARGEST_BIAS).all()):  # false for nan, too
         return None
     return np.broadcast_to(steps, scale.shape).astype(np.int64)
+
+
+def _real(value: ir.Value) -> NDArray[np.float64] | None:
+    """The numbers of a constant, also of a quantized one, in one row."""
+    quantized = read_dequantize(value)
+    array = array_of(value if quantized is None else quantized.source)
+    if array is None:
+        return None
+    wide = array.astype(np.float64).reshape(-1)
+    if quantized is None:
+        return wide
+    return (wide - quantized.zero_point.astype(np.float64)) * quantized.scale.astype(np.float64)
 
 
 def _largest_sum(x: Scaled, w: Scaled, columns: Array) -> int:
@@ -231,13 +236,6 @@ def _largest_sum(x: Scaled, w: Scaled, columns: Array) -> int:
 def _sum_of_activations_fits(a: Scaled) -> bool:
     shape = static_shape(a.source)
     return shape is not None and shape[-1] * 255 * 255 < _INT32_END
-
-
-def _reshaped(editor: Editor, node: ir.Node, value: ir.Value, shape: list[int]) -> ir.Value:
-    target = editor.constant(np.array(shape, np.int64), f"{value.name}_shape")
-    return editor.emit(
-        node, "Reshape", [value, target], name=f"{value.name}_spread", dtype=value.dtype, shape=ir.Shape(shape)
-    )
 
 
 def _added(editor: Editor, node: ir.Node, result: ir.Value, remainder: ir.Value) -> ir.Value:

@@ -25,7 +25,7 @@ class Scaled:
     Attributes:
         node: The node itself.
         source: What it reads: integers (DequantizeLinear) or real numbers (QuantizeLinear).
-        scale: float32, finite and positive; a scalar, or one per index of ``axis``.
+        scale: float32, finite, not negative, and positive in a QuantizeLinear; a scalar, or one per index of ``axis``.
         zero_point: Of the integers' type; a scalar, or one per index of ``axis``.
         axis: As written in the node; it may be negative, and means nothing for scalars.
     """
@@ -91,7 +91,8 @@ def read_quantize(node: ir.Node) -> Scaled | None:
         dtype = zero_point.dtype
     elif "output_dtype" in node.attributes:
         dtype = ir.DataType(node.attributes["output_dtype"].as_int() or dtype)
-    return _read(node, node.inputs[0], dtype) if dtype in _BYTES else None
+    scaled = _read(node, node.inputs[0], dtype) if dtype in _BYTES else None
+    return scaled if scaled is not None and bool(scaled.scale.all()) else None
 
 
 def _read(node: ir.Node, source: ir.Value, dtype: ir.DataType) -> Scaled | None:
@@ -103,7 +104,7 @@ def _read(node: ir.Node, source: ir.Value, dtype: ir.DataType) -> Scaled | None:
     zero_point = array_of(given)
     if scale is None or scale.dtype != np.float32 or (given is not None and zero_point is None):
         return None
-    if scale.ndim > 1 or not bool(np.all(np.isfinite(scale) & (scale > np.float32(0)))):
+    if scale.ndim > 1 or not bool(np.all(np.isfinite(scale) & (scale >= np.float32(0)))):
         return None
     if zero_point is None:
         zero_point = np.zeros((), dtype.numpy())

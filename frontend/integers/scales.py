@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgec.frontend.integers.editing import Array, Editor, array_of, is_op, only_consumer
-from edgec.frontend.integers.products import is_normal
+from edgec.frontend.integers.products import is_normal, without_subnormals
 from edgec.frontend.integers.reading import Scaled, read_dequantize, read_quantize
 
 __all__ = ["drop_needless_clamp", "fold_scale"]
@@ -63,7 +63,7 @@ def _plan(editor: Editor, node: ir.Node, index: int, divisor: NDArray[np.float32
     if constant is not None:
         return _plan_constant(editor, node, index, constant, divisor)
     if quantized is not None:
-        divided = _divided(quantized.scale, divisor)
+        divided = without_subnormals(_divided(quantized.scale, divisor))
         if not is_normal(divided):
             return None
         return [lambda: _read_scaled(editor, node, index, quantized, divided)]
