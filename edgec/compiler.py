@@ -53,6 +53,7 @@ class Compilation:
     records: Records
     store: ObjectStore | None = None
     imported: ir.Model = field(init=False)
+    integers: ir.Model = field(init=False)
     simplified: ir.Model = field(init=False)
     reports: tuple[PassReport, ...] = ()
     module: tvm.IRModule = field(init=False)
@@ -85,13 +86,22 @@ def read(c: Compilation) -> None:
     check_operators(c.imported, {*PRIMITIVES, *LOWERINGS})
 
 
+def integerize(c: Compilation) -> None:
+    """Quantized islands -> integer operators."""
+    from edgec.frontend.integers import integer_form
+
+    c.integers = integer_form(c.imported)
+    if c.integers is not c.imported:
+        c.dump.graph("integers", c.integers)
+
+
 def simplify(c: Compilation) -> None:
     """IR -> smaller IR that computes the same."""
     from edgec import passes
     from edgec.frontend import check_operators
     from edgec.targets.lowering import LOWERINGS
 
-    c.simplified, c.reports = passes.simplify(c.imported, dump=lambda _, name, model: c.dump.graph(name, model))
+    c.simplified, c.reports = passes.simplify(c.integers, dump=lambda _, name, model: c.dump.graph(name, model))
     check_operators(c.simplified, LOWERINGS)
 
 
@@ -203,6 +213,7 @@ Phase = Callable[[Compilation], None]
 
 PHASES: tuple[tuple[str, Phase], ...] = (
     ("read model", read),
+    ("integer form", integerize),
     ("simplify", simplify),
     ("lower", lower),
     ("fuse", fuse),

@@ -67,7 +67,8 @@ def combine(emitter: Emitter, function: Scalar, operands: Sequence[relax.Expr], 
     is_tensor = [hasattr(operand.ty, "shape") for operand in operands]
     tensors = [operand for operand, flag in zip(operands, is_tensor, strict=True) if flag]
     if not tensors:
-        tensors, is_tensor = [emitter.const(np.array(operands[0].value, str(operands[0].ty.dtype)))], [True]
+        tensors = [emitter.const(np.array(operands[0].value, str(operands[0].ty.dtype)))]
+        is_tensor[0] = True
     shape = list(np.broadcast_shapes(*(shape_of(t) for t in tensors)))
 
     def kernel(*inputs: te.Tensor) -> te.Tensor:

@@ -15,6 +15,9 @@ from edgec.targets.schedules.kernel import analyse, parallelize, vector_lanes
 
 __all__ = ["schedule"]
 
+BLOCKED = 5
+"""Axes of a blocked tensor: batch, block of channels, row, column, lane."""
+
 SPATIAL = 0
 """IterVar.iter_type of an axis that is not reduced."""
 
@@ -53,8 +56,10 @@ def _schedule_stage(sch: Schedule, block: SBlockRV, profile: Profile) -> None:
         work *= int(sch.get(loop).extent)
     if not spatial:
         return
-    lanes = vector_lanes(sch, block, profile)
     last = int(sch.get(spatial[-1]).extent)
+    lanes = vector_lanes(sch, block, profile)
+    if len(spatial) == BLOCKED:  # a block of bytes may be shorter than a vector
+        lanes = min(lanes, last)
     if last % lanes == 0:
         outer, vector = sch.split(spatial[-1], [None, lanes])
         if reduced:
