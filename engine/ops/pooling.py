@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from edgec.engine.registry import Gradients, Sample, apply, primitive
 from edgec.engine.samples import distinct, normal
 from edgec.engine.tape import Node
 from edgec.engine.tensor import Tensor
+
+Index: TypeAlias = "tuple[Any, ...]"
 
 
 @primitive("MaxPool", keeps_inputs=(0,), keeps_outputs=(0,))
@@ -38,12 +41,15 @@ def max_pool(
     padded = window.pad(x, lowest)
     if output_count == 2:
         return _max_with_indices(padded, x.shape, window, bool(storage_order))
-    best: Array | None = None
-    for _, met_at in window.taps():
-        met = padded[met_at]
-        best = np.copy(met) if best is None else np.maximum(best, met, out=best)
-    assert best is not None
-    return (best,)
+    best = padded
+    for axis in reversed(range(len(window.kernel))):  # the longest runs of memory first
+        behind: Index = (slice(None),) * (len(window.kernel) - 1 - axis)
+        taps: list[Index] = [(..., met, *behind) for met in window.along(axis)]
+        first, *others = (best[tap] for tap in taps)
+        best = np.maximum(first, others[0]) if others else first
+        for other in others[1:]:
+            np.maximum(best, other, out=best)
+    return (np.copy(best) if np.may_share_memory(best, x) else best,)
 
 
 def _max_with_indices(padded: Array, shape: tuple[int, ...], window: Window, column_major: bool) -> tuple[Array, Array]:
@@ -101,17 +107,36 @@ def _max_window(call: Node, shape: tuple[int, ...]) -> Window:
 
 def _max_pool_gradient(x: Array, y: Array, dy: Array, window: Window) -> Array:
     """Give each window's gradient to the first of its taps that holds the maximum."""
+    dy = ordered_like(dy, y)
+    if window.is_partition:
+        return _partition_gradient(x, y, dy, window)
     dx = np.zeros_like(x, dtype=dy.dtype)  # x may be quantized steps
-    left = ordered_like(dy, y).copy(order="K")  # what no tap has been given yet
+    is_given = np.zeros_like(y, dtype=bool)
     for _, outputs, inputs in window.meetings():
-        places: tuple[Any, ...] = (..., *outputs)
-        met: tuple[Any, ...] = (..., *inputs)
-        given = left[places] * (x[met] == y[places])
-        left[places] -= given
-        if window.is_disjoint:
-            dx[met] = given
-        else:
-            dx[met] += given
+        places: Index = (..., *outputs)
+        met: Index = (..., *inputs)
+        wins = np.equal(x[met], y[places])
+        np.greater(wins, is_given[places], out=wins)
+        is_given[places] |= wins
+        dx[met] += dy[places] * wins
+    return dx
+
+
+def _partition_gradient(x: Array, y: Array, dy: Array, window: Window) -> Array:
+    """The same where each input is met by exactly one window: fewer passes over memory, which bounds it."""
+    shape = (*x.shape[:2], *itertools.chain(*zip(window.output_shape, window.kernel, strict=True)))
+    of_windows: Index = (..., *(slice(None), None) * len(window.kernel))
+    wins = np.equal(x.reshape(shape), y[of_windows])
+    is_given = np.zeros_like(y, dtype=bool)
+    for tap in itertools.product(*map(range, window.kernel)):
+        of_tap: Index = (..., *itertools.chain(*((slice(None), place) for place in tap)))
+        first = wins[of_tap]
+        np.greater(first, is_given, out=first)
+        is_given |= first
+    dx = np.empty_like(x, dtype=dy.dtype)
+    spread = dx.reshape(shape)  # a view, since axes are only split
+    np.copyto(spread, wins, casting="unsafe")
+    spread *= dy[of_windows]
     return dx
 
 

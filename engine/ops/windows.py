@@ -47,19 +47,18 @@ class Window:
         padded[self.inner] = x
         return padded
 
+    def along(self, axis: int) -> list[slice]:
+        """For each kernel element along one axis: what it meets in the padded array."""
+        outputs, stride, dilation = self.output_shape[axis], self.strides[axis], self.dilations[axis]
+        return [
+            slice(k * dilation, k * dilation + (outputs - 1) * stride + 1, stride) for k in range(self.kernel[axis])
+        ]
+
     def taps(self) -> Iterator[tuple[tuple[int, ...], tuple[Any, ...]]]:
         """For each kernel element: its position, and the index of what it meets in the padded array."""
-        for tap in itertools.product(*map(range, self.kernel)):
-            yield (
-                tap,
-                (
-                    ...,
-                    *(
-                        slice(k * d, k * d + (out - 1) * s + 1, s)
-                        for k, d, s, out in zip(tap, self.dilations, self.strides, self.output_shape, strict=True)
-                    ),
-                ),
-            )
+        met = itertools.product(*(self.along(axis) for axis in range(len(self.kernel))))
+        for tap, places in zip(itertools.product(*map(range, self.kernel)), met, strict=True):
+            yield tap, (..., *places)
 
     def met(self, axis: int, tap: int, start: int, stop: int) -> tuple[int, int, slice]:
         """Which outputs from start to stop meet the input at this tap (the others meet padding), and what they meet."""
@@ -84,6 +83,12 @@ class Window:
             (kernel - 1) * dilation < stride
             for kernel, dilation, stride in zip(self.kernel, self.dilations, self.strides, strict=True)
         )
+
+    @property
+    def is_partition(self) -> bool:
+        """Every input is met by exactly one window."""
+        exact = (o * s == n for o, s, n in zip(self.output_shape, self.strides, self.input_shape, strict=True))
+        return self.kernel == self.strides and all(exact) and not any(self.begins) and set(self.dilations) == {1}
 
     @property
     def is_pointwise(self) -> bool:

@@ -36,6 +36,9 @@ CALLS: list[tuple[str, list[tuple[int, ...]], dict[str, Any]]] = [
     ("conv_transpose2d", [(9, 4, 9, 8), (4, 3, 3, 3), (3,)], {"stride": 2, "padding": 1, "output_padding": 1}),
     ("conv_transpose2d", [(9, 4, 9, 8), (4, 3, 3, 2)], {}),
     ("max_pool2d", [(9, 3, 8, 10)], {"kernel_size": 2}),
+    ("max_pool1d", [(9, 3, 12)], {"kernel_size": 4}),
+    ("max_pool3d", [(9, 2, 4, 6, 6)], {"kernel_size": (2, 1, 3)}),
+    ("max_pool2d", [(9, 3, 8, 9)], {"kernel_size": 2}),
     ("max_pool2d", [(9, 3, 9, 11)], {"kernel_size": 3, "stride": 2, "padding": 1}),
     ("max_pool2d", [(3, 3, 9, 11)], {"kernel_size": 2, "stride": 3, "ceil_mode": True}),
     ("relu", [(9, 3, 4, 5)], {}),
@@ -128,14 +131,22 @@ def test_cross_entropy_gives_the_bits_of_its_parts(n: int, classes: int) -> None
     np.testing.assert_array_equal(*gradients)
 
 
-def test_equal_values_in_a_pooling_window_give_the_gradient_to_the_first() -> None:
-    x = tensor(np.zeros((9, 1, 2, 2), np.float32), requires_grad=True)
-    F.max_pool2d(x, 2).sum().backward()
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 2), (2, 3), ((1, 4), (1, 4)), ((4, 2), (2, 2))])
+def test_equal_values_in_a_pooling_window_give_the_gradient_to_the_first(
+    torch: ModuleType, kernel: int | tuple[int, int], stride: int | tuple[int, int]
+) -> None:
+    values = np.random.default_rng(2).integers(0, 3, (9, 2, 8, 8)).astype(np.float32)
+    x, expected = tensor(values, requires_grad=True), torch.tensor(values, requires_grad=True)
+    weights = np.random.default_rng(3).standard_normal(F.max_pool2d(x, kernel, stride).shape).astype(np.float32)
+    (F.max_pool2d(x, kernel, stride) * tensor(weights)).sum().backward()
+    (torch.nn.functional.max_pool2d(expected, kernel, stride) * torch.tensor(weights)).sum().backward()
     assert x.grad is not None
-    np.testing.assert_array_equal(x.grad.numpy(), np.tile([[[[1, 0], [0, 0]]]], (9, 1, 1, 1)))
+    np.testing.assert_allclose(x.grad.numpy(), expected.grad.numpy(), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("m", "k", "q"), [(16, 144, 1000), (3, 5, 7), (64, 576, 300), (32, 288, 130), (1, 9, 99999)])
+@pytest.mark.parametrize(
+    ("m", "k", "q"), [(16, 144, 1000), (3, 5, 7), (64, 576, 300), (32, 288, 130), (1, 9, 99999), (24, 9, 3000)]
+)
 def test_products_in_pieces(m: int, k: int, q: int) -> None:
     rng = np.random.default_rng(4)
     a, b, c = rng.standard_normal((m, k)), rng.standard_normal((k, q + 5))[:, :q], rng.standard_normal((m, q))
