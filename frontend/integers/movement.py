@@ -29,9 +29,12 @@ def cancel_pair(editor: Editor, node: ir.Node) -> bool:
     dequantize = None if quantize is None else read_dequantize(quantize.source)
     if quantize is None or dequantize is None or not quantize.is_like(dequantize):
         return False
-    if not editor.can_replace(node.outputs[0], dequantize.source):
-        return False
-    editor.replace(node.outputs[0], dequantize.source)
+    output, source = node.outputs[0], dequantize.source
+    if not editor.can_replace(output, source):
+        source = editor.emit(
+            node, "Identity", [source], name=f"{output.name}_integers", dtype=dequantize.dtype, shape=output.shape
+        )
+    editor.replace(output, source)
     return True
 
 
