@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from edgec.errors import EdgecError, UsageError
 from edgec.frontend import execute
 from edgec.frontend.executor import Array
 from edgec.golden import save_arrays
-from edgec.passes.quantization import Histogram
+from edgec.passes.quantization import ChannelMoments, Histogram
 from edgec.progress import Progress, silent
 from edgec.samples import Samples
 
@@ -33,6 +33,7 @@ class Calibration:
 
     Attributes:
         histograms: Of the values that were watched, by name.
+        channels: Of those among them whose channels were asked for, by name.
         samples: How many samples were seen.
         source: Where they came from.
         first: SHA-256 of the first sample.
@@ -41,6 +42,7 @@ class Calibration:
 
     source: str
     histograms: dict[str, Histogram] = field(default_factory=dict)
+    channels: dict[str, ChannelMoments] = field(default_factory=dict)
     samples: int = 0
     first: str = ""
     is_varied: bool = False
@@ -51,6 +53,7 @@ def calibrate(
     names: Collection[str],
     samples: Samples,
     *,
+    channel_axes: Mapping[str, int] | None = None,
     limit: int | None = None,
     state: Path | None = None,
     progress: Progress = silent,
@@ -60,6 +63,7 @@ def calibrate(
     Args:
         model: With static shapes.
         names: Of inputs and inner values.
+        channel_axes: Axes of the channels of those among them whose channels count, by name.
         samples: To be gone through.
         limit: The most samples that are used.
         state: A file that keeps what was counted when the work is interrupted, from which the next call with the same
@@ -70,7 +74,7 @@ def calibrate(
         EdgecError: There are no samples, they are all the same or constant, or the model computes NaN from them.
         UsageError: The state belongs to another model or other samples.
     """
-    work = _Calibrating(model, names, samples, state)
+    work = _Calibrating(model, names, channel_axes or {}, samples, state)
     total = min(limit or samples.count or 0, samples.count or limit or 0)
     try:
         for index, sample in enumerate(samples):
@@ -90,12 +94,20 @@ def calibrate(
 class _Calibrating:
     """A calibration under way."""
 
-    def __init__(self, model: ir.Model, names: Collection[str], samples: Samples, state: Path | None) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        names: Collection[str],
+        channel_axes: Mapping[str, int],
+        samples: Samples,
+        state: Path | None,
+    ) -> None:
         self._model, self._state = model, state
         self._key = _fingerprint(model, names)
         self._ranges: dict[str, tuple[float, float]] = {}
         self._first_sample: dict[str, Array] = {}
-        self.result = Calibration(samples.source, {name: Histogram() for name in names})
+        moments = {name: ChannelMoments(axis) for name, axis in channel_axes.items()}
+        self.result = Calibration(samples.source, {name: Histogram() for name in names}, moments)
         self._done = 0
         if state is not None and state.exists():
             self._load(state)
@@ -130,6 +142,8 @@ class _Calibrating:
                         fix=_ADVICE,
                     )
                 result.histograms[name].add(array)
+                if name in result.channels:
+                    result.channels[name].add(array)
 
         execute(self._model, sample, hook=watch, outputs=self._wanted())
         result.samples += 1
@@ -165,7 +179,9 @@ class _Calibrating:
             return
         arrays: dict[str, np.ndarray] = {}
         for name, histogram in self.result.histograms.items():
-            arrays.update({f"{name}/{key}": array for key, array in histogram.to_arrays().items()})
+            arrays.update({f"{name}/histogram/{key}": array for key, array in histogram.to_arrays().items()})
+        for name, moments in self.result.channels.items():
+            arrays.update({f"{name}/channels/{key}": array for key, array in moments.to_arrays().items()})
         described = {
             "key": self._key, "first": self.result.first, "samples": self.result.samples,
             "is_varied": self.result.is_varied, "ranges": self._ranges,
@@ -190,8 +206,11 @@ class _Calibrating:
                 fix="remove the file, or give the same model and options",
             )
         for name in self.result.histograms:
-            parts = {key: arrays[f"{name}/{key}"] for key in ("counts", "numbers")}
+            parts = {key: arrays[f"{name}/histogram/{key}"] for key in ("counts", "numbers")}
             self.result.histograms[name] = Histogram.from_arrays(parts)
+        for name in self.result.channels:
+            parts = {key: arrays[f"{name}/channels/{key}"] for key in ("sums", "largest", "numbers")}
+            self.result.channels[name] = ChannelMoments.from_arrays(parts)
         self._done = self.result.samples = described["samples"]
         self.result.first, self.result.is_varied = described["first"], described["is_varied"]
         self._ranges = {name: (low, high) for name, (low, high) in described["ranges"].items()}

@@ -39,6 +39,7 @@ class Settings:
     is_symmetric: bool = False
     is_per_channel: bool = True
     keep_float: tuple[str, ...] = ()
+    corrects_bias: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def quantize(
     symmetric: bool = False,
     per_channel: bool = True,
     keep_float: Sequence[str] = (),
+    bias_correction: bool = True,
     samples: int | None = None,
     state: Path | None = None,
     progress: Progress = silent,
@@ -90,6 +92,7 @@ def quantize(
         per_channel: Whether weights have a scale per output channel, or one for all.
         keep_float: What stays in float: names of nodes or of what they give out, operators (``"Add"``), or patterns
             (``"/head/*"``).
+        bias_correction: Whether a layer's bias takes back what rounding its weights adds to its output on average.
         samples: The most samples that are used.
         state: File from which an interrupted calibration goes on.
         progress: Called as the work goes on.
@@ -103,7 +106,7 @@ def quantize(
         >>> import edgec
         >>> model = edgec.quantize("resnet8.onnx", "calibration.npz")  # doctest: +SKIP
     """
-    settings = Settings(method, percentile, activation_type, symmetric, per_channel, tuple(keep_float))
+    settings = Settings(method, percentile, activation_type, symmetric, per_channel, tuple(keep_float), bias_correction)
     imported = read_model(model, inputs)
     made = quantize_imported(imported, calibration, settings, limit=samples, state=state, progress=progress)
     for note in made.notes:
@@ -144,13 +147,16 @@ def quantize_imported(
     else:
         found = open_samples(calibration, infos)
     names = [str(value.name) for value in placement.rounded]
-    seen = calibrate(simplified, names, found, limit=limit, state=state, progress=progress)
+    axes = {str(u.inputs[0].name): -1 if u.root.op_type == "MatMul" else 1 for u in placement.units if u.is_linear}
+    seen = calibrate(simplified, names, found, channel_axes=axes, limit=limit, state=state, progress=progress)
     percentile = 99.99 if settings.percentile is None else settings.percentile
     ranges = {name: find_range(histogram, settings.method, percentile) for name, histogram in seen.histograms.items()}
     encodings = share_encodings(placement, ranges, settings.activation_type, symmetric=settings.is_symmetric)
     quantized, _ = simplify(simplified)  # a copy
     names_kept = frozenset(str(node.name) for node in kept)
-    InsertPairs(encodings, names_kept, settings.is_per_channel)(quantized)
+    linear = {str(unit.root.name): str(unit.inputs[0].name) for unit in placement.units if unit.is_linear}
+    means = {name: seen.channels[read].means for name, read in linear.items()} if settings.corrects_bias else {}
+    InsertPairs(encodings, names_kept, settings.is_per_channel, means=means)(quantized)
     return Quantization(quantized, simplified, seen, placement, tuple(notes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgec.passes.quantization.channel_moments import ChannelMoments
 from edgec.passes.quantization.encoding import ActivationType, Encoding, Range, encode_range
 from edgec.passes.quantization.encodings import share_encodings
 from edgec.passes.quantization.histogram import Histogram
@@ -13,6 +14,7 @@ from edgec.passes.quantization.selection import nodes_named
 __all__ = [
     "METHODS",
     "ActivationType",
+    "ChannelMoments",
     "Encoding",
     "Histogram",
     "InsertPairs",

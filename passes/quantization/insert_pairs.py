@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass
 
 from edgec.passes.quantization.encoding import Encoding, Floats, encode_bias, encode_weight, least_weight_scales
@@ -32,12 +33,15 @@ class InsertPairs(InPlacePass):
         keep_float: Names of nodes that stay in float.
         per_channel: Whether weights have a scale per channel, or one for all.
         weights: Integers to use instead of the nearest ones, by node name; in the layout of `read_linear`.
+        means: Of the channels of a linear operator's input, by node name: where they are known, the bias takes back
+            what rounding the weights adds to the output on average.
     """
 
     encodings: Mapping[str, Encoding]
     keep_float: frozenset[str] = frozenset()
     per_channel: bool = True
-    weights: Mapping[str, Array] = field(default_factory=dict)
+    weights: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
+    means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def call(self, model: ir.Model) -> CountedResult:
         tally = Tally()
@@ -69,18 +73,26 @@ class InsertPairs(InPlacePass):
             None if bias is None else _per_weight_scale(least_weight_scales(bias, input_scale), linear.repeats, axis)
         )
         steps, scales = encode_weight(linear.weight, axis, least)
-        chosen: Array = self.weights.get(node.name or "", steps)
+        steps = self.weights.get(node.name or "", steps)
         name = f"{node.name}_weight"
-        node.replace_input_with(1, _dequantized(graph, node, chosen, scales, axis, name))
+        node.replace_input_with(1, _dequantized(graph, node, steps, scales, axis, name))
         if node.op_type == "Gemm":
             for attribute in ("alpha", "beta", "transB"):
                 node.attributes.pop(attribute, None)
+        means = self.means.get(node.name or "")
+        if means is not None and (bias is not None or node.op_type != "MatMul"):
+            spread = (
+                scales if axis is None else np.expand_dims(scales, tuple(a for a in range(steps.ndim) if a != axis))
+            )
+            added = linear.response(steps * spread - linear.weight, means)
+            bias = np.asarray(-added if bias is None else bias - added, np.float32)
         if bias is None:
             return
         per_output = linear.spread(scales) if axis is not None else np.full(bias.shape, scales, np.float32)
         bias_scales = np.asarray(np.float32(input_scale) * per_output, np.float32)
         integers = encode_bias(bias, bias_scales)
         reader, index = (node, 2) if adder is None else adder
+        reader.resize_inputs(max(index + 1, len(reader.inputs)))
         shape = integers.shape if adder is None else array_shape(reader.inputs[index])
         value = _dequantized(graph, node, integers.reshape(shape), bias_scales, len(shape) - 1, f"{node.name}_bias")
         reader.replace_input_with(index, value)

@@ -33,6 +33,19 @@ class Linear:
         """Scales along `channel_axis` as scales of the output channels."""
         return np.tile(scales, self.repeats)
 
+    def response(self, weight: NDArray[np.float32], means: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What `weight`, in place of the own one, makes on average of inputs with these means per channel.
+
+        (output channels,). At the border of a convolution the padding's zeros are not told apart.
+        """
+        kernel = weight.astype(np.float64).reshape(*weight.shape[:2], -1).sum(axis=2)
+        if self.channel_axis == 0:
+            groups = means.reshape(-1, weight.shape[1])
+            per_group = kernel.reshape(len(groups), -1, weight.shape[1])
+            return np.einsum("goc,gc->go", per_group, groups).reshape(-1)
+        groups = means.reshape(self.repeats, -1)
+        return np.einsum("gco,gc->go", kernel.reshape(self.repeats, -1, weight.shape[1]), groups).reshape(-1)
+
 
 def refusal(node: ir.Node) -> str | None:
     """Why a linear operator cannot be quantized; None if it can."""
