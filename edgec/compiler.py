@@ -87,12 +87,16 @@ def read(c: Compilation) -> None:
 
 
 def integerize(c: Compilation) -> None:
-    """Quantized islands -> integer operators."""
+    """Quantized islands -> integer operators, on bytes of the signedness that the target's instructions want."""
     from edgec.frontend.integers import integer_form
+    from edgec.passes import UnifySignedness
 
     c.integers = integer_form(c.imported)
-    if c.integers is not c.imported:
-        c.dump.graph("integers", c.integers)
+    if c.integers is c.imported:
+        return
+    if (dot := c.profile.dot_product) is not None:
+        UnifySignedness(dot.data_dtype)(c.integers)
+    c.dump.graph("integers", c.integers)
 
 
 def simplify(c: Compilation) -> None:

@@ -21,6 +21,7 @@ from edgec.passes.pipeline import simplify
 from edgec.passes.remove_dead_code import RemoveDeadCode
 from edgec.passes.report import CountedResult, PassReport
 from edgec.passes.resolve_padding import ResolvePadding
+from edgec.passes.unify_signedness import UnifySignedness
 
 __all__ = [
     "CountedResult",
@@ -42,5 +43,6 @@ __all__ = [
     "PassReport",
     "RemoveDeadCode",
     "ResolvePadding",
+    "UnifySignedness",
     "simplify",
 ]

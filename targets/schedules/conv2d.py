@@ -56,16 +56,18 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     vectors = extents[-1] // lanes
     # The model counts blocks, of one register each; here a block takes several, and its operands as many.
     registers = profile.instruction_set.vector_registers // vectors
-    itemsize = np.dtype(str(sch.get(conv).writes[0].source.dtype)).itemsize
+    sums, result = (np.dtype(str(sch.get(block).writes[0].source.dtype)) for block in (conv, last))
     row = Row(
         width=extents[-2],
         channel_blocks=mixed_blocks,
         products=math.prod(reduction),
-        is_shared=taps[-1],
-        is_aliased=math.prod(extents[2:]) * itemsize % PAGE_BYTES == 0,
+        is_shared=taps[-1] and sums.kind == "f",
+        is_aliased=math.prod(extents[2:]) * result.itemsize % PAGE_BYTES == 0,
         step=int(sch.get(conv).annotations.get("edgec.column_step", 1)),
     )
     default = default_tile(row, registers, tap_extents)
+    if sums.kind != "f":  # a word is broadcast by an instruction of its own, and LLVM keeps too many of them
+        default["unrolled_axes"] = min(default["unrolled_axes"], 1)
     choice = choose(
         Site.of(blocks.family, described, default, candidates(row, registers, tap_extents))
     )
