@@ -57,7 +57,7 @@ CASES: dict[str, tuple[str, set[str]]] = {
         {"x", "a", "c", "d"},
     ),
     "pool and pad": (
-        "a = Conv(x, w1, b) p = MaxPool<kernel_shape = [2, 2]>(a) q = Pad<mode = "reflect">(p, pads) y = Conv(q, w)",
+        'a = Conv(x, w1, b) p = MaxPool<kernel_shape = [2, 2]>(a) q = Pad<mode = "reflect">(p, pads) y = Conv(q, w)',
         {"x", "a", "p", "q"},
     ),
     "mean": ("a = Conv(x, w1, b) p = GlobalAveragePool(a) y = Conv(p, w1)", {"x", "a", "p"}),
