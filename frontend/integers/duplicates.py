@@ -12,7 +12,8 @@ __all__ = ["merge_conversions"]
 
 def merge_conversions(editor: Editor, node: ir.Node) -> bool:
     """Lets the readers of later equal QuantizeLinear and DequantizeLinear nodes of a value read the first, ``node``."""
-    first = _read(node)
+    source = node.inputs[0] if node.inputs else None
+    first = None if source is None or len(source.uses()) < 2 else _read(node)
     if first is None:
         return False
     changed = False

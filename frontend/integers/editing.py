@@ -26,14 +26,20 @@ class Editor:
         self._taken.update(value.name for value in graph.inputs)
         self._taken.update(graph.initializers)
         self._made: set[ir.Value] = set()
+        self._scalars: dict[tuple[np.dtype[np.generic], bytes] | None, ir.Value] = {}
 
     def constant(self, array: Array, name: str) -> ir.Value:
-        """A new initializer, named ``name`` or after it."""
+        """An initializer: a new one, named ``name`` or after it, or for a scalar one that was made before."""
+        key = None if array.ndim else (array.dtype, array.tobytes())
+        if key in self._scalars:
+            return self._scalars[key]
         free = self._free(name)
         # order="C" and not ascontiguousarray, which turns a scalar into a vector.
-        tensor = ir.tensor(np.asarray(array, order="C"), name=free)
+        tensor = ir.Tensor(np.asarray(array, order="C"), name=free)
         value = ir.Value(name=free, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.graph.register_initializer(value)
+        if key is not None:
+            self._scalars[key] = value
         return value
 
     def insert(

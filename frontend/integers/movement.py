@@ -21,12 +21,13 @@ _MOVEMENTS = (
     "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Resize",
     "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 )  # fmt: skip
+_BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
 def cancel_pair(editor: Editor, node: ir.Node) -> bool:
     """Q(DQ(x)) of one scale, zero point and type is x."""
-    quantize = read_quantize(node)
-    dequantize = None if quantize is None else read_dequantize(quantize.source)
+    dequantize = read_dequantize(node.inputs[0]) if is_op(node, "QuantizeLinear") else None
+    quantize = None if dequantize is None else read_quantize(node)
     if quantize is None or dequantize is None or not quantize.is_like(dequantize):
         return False
     output, source = node.outputs[0], dequantize.source
@@ -40,14 +41,13 @@ def cancel_pair(editor: Editor, node: ir.Node) -> bool:
 
 def fold_constant_integers(editor: Editor, node: ir.Node) -> bool:
     """Computes a QuantizeLinear of a constant, and what moves constant integers."""
+    if not is_op(node, "Concat", "QuantizeLinear", *_MOVEMENTS) or array_of(node.inputs[0]) is None:
+        return False
     output = node.outputs[0]
-    is_movement = is_op(node, "Concat", *_MOVEMENTS) and output.dtype in (ir.DataType.INT8, ir.DataType.UINT8)
-    if not (is_movement or read_quantize(node) is not None) or output.is_graph_output():
+    if len(node.outputs) != 1 or output.dtype not in _BYTES or output.is_graph_output():
         return False
     arrays = [array_of(value) for value in node.inputs]
-    if len(node.outputs) != 1 or any(
-        array is None and value is not None for array, value in zip(arrays, node.inputs, strict=True)
-    ):
+    if any(array is None and value is not None for array, value in zip(arrays, node.inputs, strict=True)):
         return False
     (result,) = run_node(node, [None if array is None else to_tensor(array) for array in arrays])
     name = output.name or node.op_type
@@ -135,12 +135,15 @@ def push_quantize_up(editor: Editor, node: ir.Node) -> bool:
 
 def _raise_once(editor: Editor, node: ir.Node) -> ir.Node | None:
     """Put a QuantizeLinear before the operator that feeds it; returns the (last) one that stands there now."""
-    scaled = read_quantize(node)
-    moving = None if scaled is None else scaled.source.producer()
-    if scaled is None or moving is None or not scaled.is_activation or only_consumer(scaled.source) is None:
+    moved_value = node.inputs[0] if is_op(node, "QuantizeLinear") else None
+    moving = None if moved_value is None else moved_value.producer()
+    if moved_value is None or moving is None or only_consumer(moved_value) is None:
         return None
     is_concat = is_op(moving, "Concat")
     if not is_concat and (not is_op(moving, *_MOVEMENTS) or is_op(moving, "Split") or not _moves_only(moving)):
+        return None
+    scaled = read_quantize(node)
+    if scaled is None or not scaled.is_activation:
         return None
     name = node.outputs[0].name or node.op_type
     inputs = list(moving.inputs)

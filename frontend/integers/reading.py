@@ -104,7 +104,7 @@ def _read(node: ir.Node, source: ir.Value, dtype: ir.DataType) -> Scaled | None:
     zero_point = array_of(given)
     if scale is None or scale.dtype != np.float32 or (given is not None and zero_point is None):
         return None
-    if scale.ndim > 1 or not bool(np.all(np.isfinite(scale) & (scale >= np.float32(0)))):
+    if scale.ndim > 1 or not bool((np.isfinite(scale) & (scale >= np.float32(0))).all()):
         return None
     if zero_point is None:
         zero_point = np.zeros((), dtype.numpy())
@@ -120,4 +120,6 @@ def _read(node: ir.Node, source: ir.Value, dtype: ir.DataType) -> Scaled | None:
 
 def _plain(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
     """A scalar where all elements are equal."""
+    if array.size == 1:
+        return array.reshape(())
     return np.asarray(array.flat[0]) if array.size and bool((array == array.flat[0]).all()) else array

@@ -164,11 +164,12 @@ def _divided(array: NDArray[np.float32], divisor: NDArray[np.float32]) -> NDArra
 
 def drop_needless_clamp(editor: Editor, node: ir.Node) -> bool:
     """Removes a Relu or Clip before a QuantizeLinear, or one bound of it, where saturation gives the same integers."""
-    quantize = read_quantize(node)
-    if quantize is None or not quantize.is_per_tensor or only_consumer(quantize.source) is None:
+    value = node.inputs[0] if is_op(node, "QuantizeLinear") else None
+    clamp = None if value is None else value.producer()
+    if value is None or clamp is None or not is_op(clamp, "Relu", "Clip") or only_consumer(value) is None:
         return False
-    clamp = quantize.source.producer()
-    if clamp is None or not is_op(clamp, "Relu", "Clip"):
+    quantize = read_quantize(node)
+    if quantize is None or not quantize.is_per_tensor:
         return False
     source = clamp.inputs[0]
     assert source is not None
