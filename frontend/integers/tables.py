@@ -149,15 +149,14 @@ def _read_table(value: ir.Value) -> tuple[Array | None, ir.Value | None]:
     table = array_of(gather.inputs[0]) if gather is not None and is_op(gather, "Gather") else None
     if gather is None or table is None or table.shape != (_ENTRIES,):
         return None, None
-    index = gather.inputs[1]
+    index, offset = gather.inputs[1], 0
     producer = None if index is None else index.producer()
-    if producer is not None and is_op(producer, "Add") and array_of(producer.inputs[1]) is not None:
-        index = producer.inputs[0]
-        producer = None if index is None else index.producer()
-    if producer is None or not is_op(producer, "Cast"):
-        return None, None
-    root = producer.inputs[0]
-    if root is None or root.dtype not in (ir.DataType.INT8, ir.DataType.UINT8):
+    if producer is not None and is_op(producer, "Add"):
+        constant = array_of(producer.inputs[1])
+        offset = int(constant.reshape(())) if constant is not None and constant.size == 1 else 0
+        producer = None if producer.inputs[0] is None else producer.inputs[0].producer()
+    root = producer.inputs[0] if producer is not None and is_op(producer, "Cast") else None
+    if root is None or root.dtype not in (ir.DataType.INT8, ir.DataType.UINT8) or offset != -_first(root):
         return None, None
     return table, root
 
