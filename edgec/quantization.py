@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgec.bundle import TensorInfo
 from edgec.errors import EdgecError, UsageError
@@ -17,7 +19,7 @@ from edgec.sources import InputSpec, ModelSource, read_model
 
 if TYPE_CHECKING:
     from edgec.calibration import Calibration
-    from edgec.passes.quantization import ActivationType, Method, Placement
+    from edgec.passes.quantization import ActivationType, Encoding, Method, Placement
     from edgec.samples import SampleSource
 
 __all__ = ["Quantization", "QuantizationWarning", "Settings", "quantize", "quantize_imported"]
@@ -51,6 +53,9 @@ class Quantization:
         simplified: The float model that it was made from.
         calibration: What the samples showed.
         placement: What is quantized, in terms of the nodes and values of `simplified`.
+        encodings: Of the values that are rounded, by name.
+        settings: How it was quantized.
+        kept: Names of the nodes that the user kept in float.
         notes: What the user should know.
     """
 
@@ -58,7 +63,24 @@ class Quantization:
     simplified: ir.Model
     calibration: Calibration
     placement: Placement
+    encodings: dict[str, Encoding]
+    settings: Settings
+    kept: frozenset[str]
     notes: tuple[str, ...]
+
+    def name_in_result(self, value: ir.Value) -> str:
+        """The name in `model` of a value of `simplified` as its readers see it: rounded, if it is."""
+        rounded = value in self.placement.rounded and not value.is_graph_output()
+        return f"{value.name}_dequantized" if rounded else str(value.name)
+
+    def weight_in_result(self, node: ir.Node) -> NDArray[np.float32]:
+        """The numbers that the integers in `model` stand for, for the weights of a node of `simplified`."""
+        made = next(n for n in self.model.graph if n.outputs[0].name == f"{node.name}_weight")
+        integers, scales, _ = (value.const_value.numpy() for value in made.inputs if value and value.const_value)
+        axis = made.attributes.get("axis")
+        if axis is None:
+            return integers * scales
+        return integers * np.expand_dims(scales, [a for a in range(integers.ndim) if a != axis.as_int()])
 
 
 def quantize(
@@ -157,7 +179,7 @@ def quantize_imported(
     linear = {str(unit.root.name): str(unit.inputs[0].name) for unit in placement.units if unit.is_linear}
     means = {name: seen.channels[read].means for name, read in linear.items()} if settings.corrects_bias else {}
     InsertPairs(encodings, names_kept, settings.is_per_channel, means=means)(quantized)
-    return Quantization(quantized, simplified, seen, placement, tuple(notes))
+    return Quantization(quantized, simplified, seen, placement, encodings, settings, names_kept, tuple(notes))
 
 
 def input_infos(model: ir.Model) -> list[TensorInfo]:

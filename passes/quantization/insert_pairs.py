@@ -35,6 +35,8 @@ class InsertPairs(InPlacePass):
         weights: Integers to use instead of the nearest ones, by node name; in the layout of `read_linear`.
         means: Of the channels of a linear operator's input, by node name: where they are known, the bias takes back
             what rounding the weights adds to the output on average.
+        only: Names of the first nodes of the units that are quantized, each with the values that it reads; None for
+            all of them.
     """
 
     encodings: Mapping[str, Encoding]
@@ -42,19 +44,22 @@ class InsertPairs(InPlacePass):
     per_channel: bool = True
     weights: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
     means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    only: frozenset[str] | None = None
 
     def call(self, model: ir.Model) -> CountedResult:
         tally = Tally()
         placement = place(model, [node for node in model.graph if node.name in self.keep_float])
         for name, why in placement.kept.items():
             tally.refused.append(f"'{name}': {why}")
-        makers = {value: unit for unit in placement.units for value in unit.outputs}
-        for unit in placement.units:
+        units = [u for u in placement.units if self.only is None or u.root.name in self.only]
+        read = {value for unit in units for value in (*unit.inputs, *unit.sides)}
+        makers = {value for unit in placement.units for value in unit.outputs} if self.only is None else set()
+        for unit in units:
             if unit.is_linear:
                 self._quantize_constants(unit)
                 tally.count(unit.root.op_type)
-        readers = {node for unit in placement.units for node in unit.nodes}
-        for value in placement.rounded:
+        readers = {node for unit in units for node in unit.nodes}
+        for value in [value for value in placement.rounded if value in read]:
             _insert_pair(model.graph, value, self.encodings[str(value.name)], None if value in makers else readers)
             tally.count("rounded value")
         for value in [v for v in model.graph.initializers.values() if not v.uses() and not v.is_graph_output()]:

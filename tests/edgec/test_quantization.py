@@ -119,7 +119,7 @@ WRONG_DATA: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str]] = {
     "missing input": (lambda a: {"image": a["image"]}, "input 'shift' is missing"),
     "too few in a row": (lambda a: [[x] for x in a["image"]], "a sample has 1 arrays, the model 2 inputs"),
     "no samples at all": (lambda _: 3.0, "gives a float, not samples"),
-    "overflow": (lambda a: {n: x * np.float32(5e37) for n, x in a.items()}, "computes NaN or infinite values in"),
+    "overflow": (lambda a: {n: x * np.float32(9e37) for n, x in a.items()}, "computes NaN or infinite values in"),
     "user's code": (lambda _: (1 / 0 for _ in range(3)), "failed: division by zero"),
 }
 
