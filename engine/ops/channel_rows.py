@@ -68,6 +68,6 @@ def _dots(a: Array, b: Array) -> Array:
 
 
 def _blocks(rows: Array) -> Iterator[slice]:
-    size = max(1, BLOCK_BYTES // 2 // max(rows[:1].nbytes, 1))
+    size = max(1, BLOCK_BYTES // max(rows[:1].nbytes, 1))
     for start in range(0, len(rows), size):
         yield slice(start, start + size)
