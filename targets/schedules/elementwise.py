@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from tvm import ir, sym
+import numpy as np
+from tvm import ir, prim, sym, tirx
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import SBlockRV
 from tvm_ffi.structural import StructuralVisitor, structural_visit, structural_walk
@@ -80,7 +81,7 @@ def flatten(sch: Schedule, block: SBlockRV, profile: Profile) -> None:
     if not loops:
         return
     work = math.prod(extents)
-    lanes = vector_lanes(sch, block, profile)
+    lanes = min(vector_lanes(sch, block, profile), profile.lanes(_widest(sch, block)))
     if extents[-1] % lanes and _is_map(sch, block):
         joined = next((n for n in range(1, len(loops)) if math.prod(extents[-n:]) % lanes == 0), len(loops))
         loops = [*loops[:-joined], sch.fuse(*loops[-joined:])]
@@ -96,6 +97,25 @@ def flatten(sch: Schedule, block: SBlockRV, profile: Profile) -> None:
     sch.vectorize(vector)
     if outer_loops:
         parallelize(sch, sch.fuse(*outer_loops), work)
+
+
+def _widest(sch: Schedule, block: SBlockRV) -> str:
+    """The type of most bits that a number is computed in: bytes are as a rule computed in 32."""
+    found = {str(sch.get(block).writes[0].source.dtype)}
+
+    def visit(node: object, visitor: StructuralVisitor) -> None:
+        if isinstance(node, prim.BinaryOpExpr | prim.Cast):
+            found.add(str(node.ty.dtype))
+        visitor.default_visit(node)
+
+    def visit_load(load: ir.TensorLoad, _visitor: StructuralVisitor) -> None:
+        found.add(str(load.source.dtype))  # its indices are no numbers of the tensor
+
+    body = sch.get(block).body
+    structural_visit(
+        body.value if isinstance(body, tirx.BufferStore) else body, [(ir.TensorLoad, visit_load), (object, visit)]
+    )
+    return max(found, key=lambda dtype: np.dtype(dtype).itemsize)
 
 
 def _is_map(sch: Schedule, block: SBlockRV) -> bool:
