@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -20,9 +20,11 @@ from edgec.sources import InputSpec, ModelSource, read_model
 if TYPE_CHECKING:
     from edgec.calibration import Calibration
     from edgec.passes.quantization import ActivationType, Encoding, Method, Placement
-    from edgec.samples import SampleSource
+    from edgec.samples import Samples, SampleSource
 
 __all__ = ["Quantization", "QuantizationWarning", "Settings", "quantize", "quantize_imported"]
+
+Equalization: TypeAlias = Literal["none", "weights", "activations"]
 
 _SYNTHETIC_SAMPLES = 8
 
@@ -42,6 +44,8 @@ class Settings:
     is_per_channel: bool = True
     keep_float: tuple[str, ...] = ()
     corrects_bias: bool = True
+    equalization: Equalization = "none"
+    strength: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ def quantize(
     per_channel: bool = True,
     keep_float: Sequence[str] = (),
     bias_correction: bool = True,
+    equalization: Equalization = "none",
+    strength: float = 0.5,
     samples: int | None = None,
     state: Path | None = None,
     progress: Progress = silent,
@@ -115,6 +121,11 @@ def quantize(
         keep_float: What stays in float: names of nodes or of what they give out, operators (``"Add"``), or patterns
             (``"/head/*"``).
         bias_correction: Whether a layer's bias takes back what rounding its weights adds to its output on average.
+        equalization: Whether scales per channel are moved from activations into weights: ``weights`` judges by the
+            weights on both sides (cross-layer equalization), ``activations`` by the calibration data (SmoothQuant),
+            for which the model runs on them twice.
+        strength: How much of the difference between the channels of an activation moves, from 0 to 1; for
+            ``activations``.
         samples: The most samples that are used.
         state: File from which an interrupted calibration goes on.
         progress: Called as the work goes on.
@@ -128,7 +139,17 @@ def quantize(
         >>> import edgec
         >>> model = edgec.quantize("resnet8.onnx", "calibration.npz")  # doctest: +SKIP
     """
-    settings = Settings(method, percentile, activation_type, symmetric, per_channel, tuple(keep_float), bias_correction)
+    settings = Settings(
+        method,
+        percentile,
+        activation_type,
+        symmetric,
+        per_channel,
+        tuple(keep_float),
+        bias_correction,
+        equalization,
+        strength,
+    )
     imported = read_model(model, inputs)
     made = quantize_imported(imported, calibration, settings, limit=samples, state=state, progress=progress)
     for note in made.notes:
@@ -146,9 +167,15 @@ def quantize_imported(
     progress: Progress = silent,
 ) -> Quantization:
     """`quantize` for a model that was read, with everything that it found out; nothing is printed."""
-    from edgec.calibration import calibrate
     from edgec.passes import simplify
-    from edgec.passes.quantization import InsertPairs, find_range, nodes_named, place, share_encodings
+    from edgec.passes.quantization import (
+        InsertPairs,
+        MigrateScales,
+        find_range,
+        nodes_named,
+        place,
+        share_encodings,
+    )
     from edgec.samples import open_samples, synthetic_samples
 
     _check(settings, limit)
@@ -168,9 +195,14 @@ def quantize_imported(
         )
     else:
         found = open_samples(calibration, infos)
-    names = [str(value.name) for value in placement.rounded]
-    axes = {str(u.inputs[0].name): -1 if u.root.op_type == "MatMul" else 1 for u in placement.units if u.is_linear}
-    seen = calibrate(simplified, names, found, channel_axes=axes, limit=limit, state=state, progress=progress)
+    if settings.equalization != "none":
+        largest = None
+        if settings.equalization == "activations":
+            seen = _calibrate(simplified, placement, found, limit, None, progress)
+            largest = {name: moments.largest for name, moments in seen.channels.items()}
+        MigrateScales(largest, settings.strength)(simplified)
+        placement = place(simplified, nodes_named(settings.keep_float, simplified, imported))
+    seen = _calibrate(simplified, placement, found, limit, state, progress)
     percentile = 99.99 if settings.percentile is None else settings.percentile
     ranges = {name: find_range(histogram, settings.method, percentile) for name, histogram in seen.histograms.items()}
     encodings = share_encodings(placement, ranges, settings.activation_type, symmetric=settings.is_symmetric)
@@ -180,6 +212,17 @@ def quantize_imported(
     means = {name: seen.channels[read].means for name, read in linear.items()} if settings.corrects_bias else {}
     InsertPairs(encodings, names_kept, settings.is_per_channel, means=means)(quantized)
     return Quantization(quantized, simplified, seen, placement, encodings, settings, names_kept, tuple(notes))
+
+
+def _calibrate(
+    model: ir.Model, placement: Placement, samples: Samples, limit: int | None, state: Path | None, progress: Progress
+) -> Calibration:
+    """The values that are rounded, and the channels of those that are multiplied with weights."""
+    from edgec.calibration import calibrate
+
+    names = [str(value.name) for value in placement.rounded]
+    axes = {str(u.inputs[0].name): -1 if u.root.op_type == "MatMul" else 1 for u in placement.units if u.is_linear}
+    return calibrate(model, names, samples, channel_axes=axes, limit=limit, state=state, progress=progress)
 
 
 def input_infos(model: ir.Model) -> list[TensorInfo]:
@@ -207,5 +250,9 @@ def _check(settings: Settings, limit: int | None) -> None:
             raise UsageError(f"percentile {settings.percentile:g} is not between 50 and 100", fix="try 99.99")
     if settings.activation_type not in ("uint8", "int8"):
         raise UsageError(f"activations cannot be {settings.activation_type}", fix="choose uint8 or int8")
+    if settings.equalization not in ("none", "weights", "activations"):
+        raise UsageError(f"there is no equalization '{settings.equalization}'", fix="choose weights or activations")
+    if not 0 < settings.strength <= 1:
+        raise UsageError(f"strength {settings.strength:g} is not between 0 and 1", fix="try 0.5")
     if limit is not None and limit < 1:
         raise UsageError(f"{limit} samples are too few", fix="use at least one")

@@ -7,6 +7,7 @@ from edgec.passes.quantization.encoding import ActivationType, Encoding, Range, 
 from edgec.passes.quantization.encodings import share_encodings
 from edgec.passes.quantization.histogram import Histogram
 from edgec.passes.quantization.insert_pairs import InsertPairs
+from edgec.passes.quantization.migrate_scales import MigrateScales
 from edgec.passes.quantization.placement import Placement, Unit, place
 from edgec.passes.quantization.range_search import METHODS, Method, find_range
 from edgec.passes.quantization.selection import nodes_named
@@ -19,6 +20,7 @@ __all__ = [
     "Histogram",
     "InsertPairs",
     "Method",
+    "MigrateScales",
     "Placement",
     "Range",
     "Unit",

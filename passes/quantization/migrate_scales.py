@@ -1,0 +1,215 @@
+"""Give the channels of a value scales that fit one encoding: what its maker divides by, its readers multiply with.
+
+One encoding serves all channels of an activation, and a channel that is a hundred times smaller than another is left
+with two or three steps. Weights have a scale per output channel, and can take the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import InPlacePass
+
+from edgec.passes.quantization.placement import LINEAR, Unit, place
+from edgec.passes.quantization.weights import refusal
+from edgec.passes.report import CountedResult, Tally
+from edgec.passes.rewiring import Array, array_of, is_default_op, new_constant, static_shape
+
+__all__ = ["MigrateScales"]
+
+_HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "PRelu"})
+"""f(s · x) = s · f(x) for s > 0."""
+
+_MOST = 64.0
+"""The largest change of a channel; also one that is nearly dead keeps some meaning."""
+
+
+@dataclass(frozen=True)
+class MigrateScales(InPlacePass):
+    """Moves scales per channel over values that only linear operators read; the model computes the same.
+
+    1. With `largest`: s = max|x|^α / max|w|^(1 - α) per channel, where x is the value and w are its readers' weights;
+       with α = 1 all channels of the value get the same range.
+       Source: Xiao et al. 2023, "SmoothQuant", eq. 4.
+    2. Without: the weights that make the value stand for it, s = √(r₁ / r₂) of the ranges of the weights on both sides.
+       Source: Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", eq. 11.
+
+    The scales are taken in by the weights and bias of a Conv or Gemm, by LayerNormalization, by a MatMul, or by
+    constants that are multiplied and added, through ReLU and its like.
+
+    Attributes:
+        largest: The largest absolute values per channel, by the name of the value; None for rule 2.
+        strength: α.
+    """
+
+    largest: Mapping[str, NDArray[np.float64]] | None = field(default=None)
+    strength: float = 0.5
+
+    def call(self, model: ir.Model) -> CountedResult:
+        tally = Tally()
+        placement = place(model)
+        for value in placement.rounded:
+            readers = placement.readers(value)
+            nodes = [unit.root for unit in readers]
+            if any(value not in unit.inputs for unit in readers) or {use.node for use in value.uses()} != set(nodes):
+                continue
+            if value.is_graph_output() or not all(_takes_input_scales(unit, value) for unit in readers):
+                continue
+            absorbers = _absorbers(value)
+            if absorbers is None:
+                tally.refuse(nodes[0], f"nothing before '{value.name}' can take in its scales")
+                continue
+            scales = self._scales(str(value.name), nodes, absorbers[-1])
+            if scales is None or np.allclose(scales, 1.0, rtol=0.05):
+                continue
+            for node in absorbers:
+                _divide_output(node, scales)
+            for node in nodes:
+                _multiply_input(node, scales)
+            tally.count("value")
+        return tally.result(model)
+
+    def _scales(self, name: str, readers: list[ir.Node], maker: ir.Node) -> NDArray[np.float64] | None:
+        after = np.max([_input_ranges(node) for node in readers], axis=0)
+        if self.largest is None:
+            before = _output_ranges(maker)
+            if before is None:
+                return None
+            scales = np.sqrt(before / np.where(after > 0, after, np.inf))
+        else:
+            before = self.largest[name]
+            scales = before**self.strength / np.where(after > 0, after, np.inf) ** (1 - self.strength)
+        alive = np.isfinite(scales) & (scales > 0)
+        if not alive.any():
+            return None
+        scales = np.where(alive, scales, 1.0)
+        scales /= np.exp(np.log(scales[alive]).mean())
+        return np.where(alive, np.clip(scales, 1 / _MOST, _MOST), 1.0)
+
+
+def _takes_input_scales(unit: Unit, value: ir.Value) -> bool:
+    """Whether its weights have an axis for the channels of `value`, where `_channel_axis` says they are."""
+    shape = static_shape(value)
+    return shape is not None and unit.root.op_type in (("Conv",) if len(shape) == 4 else ("MatMul", "Gemm"))
+
+
+def _absorbers(value: ir.Value) -> list[ir.Node] | None:
+    """The nodes that together divide `value` by scales, the last one at its origin; None if there are none."""
+    nodes: list[ir.Node] = []
+    while True:
+        node = value.producer()
+        if node is None or node.domain or (nodes and (len(value.uses()) != 1 or value.is_graph_output())):
+            return None
+        shape = static_shape(value)
+        if shape is None:
+            return None
+        if node.op_type in LINEAR - {"ConvTranspose"} and refusal(node) is None:
+            return [*nodes, node]
+        if is_default_op(node, "LayerNormalization"):
+            axis = node.attributes.get("axis")
+            is_last = (axis is None or axis.as_int() in (-1, len(shape) - 1)) and len(node.outputs) == 1
+            is_constant = all(array_of(other) is not None for other in node.inputs[1:])
+            return [*nodes, node] if is_last and is_constant else None
+        constants = [other for other in node.inputs if array_of(other) is not None]
+        if node.op_type in ("Add", "Mul") and len(constants) == 1:
+            array = array_of(constants[0])
+            assert array is not None
+            if array.ndim > len(shape) or any(size != 1 for size in _without(array.shape, _channel_axis(shape))):
+                return None
+            nodes.append(node)
+            if node.op_type == "Mul":
+                return nodes
+        elif node.op_type not in _HOMOGENEOUS:
+            return None
+        (source,) = [other for other in node.inputs if other not in constants]
+        if source is None or static_shape(source) != shape:
+            return None
+        value = source
+
+
+def _channel_axis(shape: tuple[int, ...]) -> int:
+    """From the end: images have their channels second, rows last."""
+    return -3 if len(shape) == 4 else -1
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return tuple(size for index, size in enumerate(shape) if index - len(shape) != axis)
+
+
+def _replace(node: ir.Node, index: int, array: NDArray[np.float64], what: str) -> None:
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    node.replace_input_with(index, new_constant(graph, array.astype(np.float32), f"{node.name}_{what}"))
+
+
+def _constant(node: ir.Node, index: int) -> NDArray[np.float64] | None:
+    array: Array | None = array_of(node.inputs[index]) if index < len(node.inputs) else None
+    return None if array is None else array.astype(np.float64)
+
+
+def _divide_output(node: ir.Node, scales: NDArray[np.float64]) -> None:
+    if node.op_type in ("Add", "Mul"):
+        index = next(i for i, value in enumerate(node.inputs) if array_of(value) is not None)
+        array, shape = _constant(node, index), static_shape(node.outputs[0])
+        assert array is not None and shape is not None
+        spread = scales.reshape(-1, *[1] * (-_channel_axis(shape) - 1))
+        _replace(node, index, array / spread, "scaled")
+        return
+    if node.op_type == "LayerNormalization":
+        shares = {1: scales, 2: scales}
+    elif node.op_type == "Conv":
+        shares = {1: scales.reshape(-1, 1, 1, 1), 2: scales}
+    else:
+        shares = {1: scales[:, None] if _has_output_rows(node) else scales, 2: scales}
+    for index, spread in shares.items():
+        array = _constant(node, index)
+        if array is not None:
+            _replace(node, index, array / spread, "scaled")
+
+
+def _multiply_input(node: ir.Node, scales: NDArray[np.float64]) -> None:
+    weight = _constant(node, 1)
+    assert weight is not None
+    _replace(node, 1, weight * _along_inputs(node, weight, scales), "scaled")
+
+
+def _along_inputs(node: ir.Node, weight: NDArray[np.float64], scales: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scales of the inputs in the shape in which they multiply the weights."""
+    if node.op_type == "Conv":
+        # (outputs, inputs / group, ...): every group of outputs has inputs of its own
+        groups = len(scales) // weight.shape[1]
+        rows = np.repeat(scales.reshape(groups, -1), weight.shape[0] // groups, axis=0)
+        return rows.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2))
+    return scales if _has_output_rows(node) else scales[:, None]
+
+
+def _input_ranges(node: ir.Node) -> NDArray[np.float64]:
+    """The largest weight that each input channel meets."""
+    weight = _constant(node, 1)
+    assert weight is not None
+    if node.op_type != "Conv":
+        return np.abs(weight).max(axis=0 if _has_output_rows(node) else 1)
+    group = node.attributes.get("group")
+    groups = 1 if group is None else group.as_int()
+    per_group = np.abs(weight).reshape(groups, -1, *weight.shape[1:])
+    return per_group.max(axis=(1, *range(3, per_group.ndim))).reshape(-1)
+
+
+def _has_output_rows(node: ir.Node) -> bool:
+    """Whether the weights of a product are (outputs, inputs)."""
+    attribute = node.attributes.get("transB")
+    return node.op_type == "Gemm" and attribute is not None and bool(attribute.as_int())
+
+
+def _output_ranges(node: ir.Node) -> NDArray[np.float64] | None:
+    """The largest weight that makes each channel; None where no weights do."""
+    weight = _constant(node, 1)
+    if weight is None or node.op_type not in LINEAR:
+        return None
+    if node.op_type == "Conv":
+        return np.abs(weight).reshape(len(weight), -1).max(axis=1)
+    return np.abs(weight).max(axis=1 if _has_output_rows(node) else 0)
