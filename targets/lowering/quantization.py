@@ -44,6 +44,12 @@ def dequantize_linear(emitter: Emitter, node: ir.Node) -> None:
     scale, zero = _parameter(emitter, node, 1, np.float32), _parameter(emitter, node, 2, np.int32)
     if zero is not None and (array := emitter.constant(zero)) is not None and not array.any():
         zero = None
+    known = [emitter.constant(value) for value in (node.inputs[0], scale, zero) if value is not None]
+    if all(array is not None for array in known):  # the weights of an operator that stays in float
+        steps, factor, *offset = (np.asarray(array) for array in known)
+        difference = steps.astype(np.int32) - offset[0] if offset else steps.astype(np.int32)
+        emitter.set_constant(node.outputs[0], difference.astype(np.float32) * factor)
+        return
 
     def function(x: tirx.Expr, s: tirx.Expr, *z: tirx.Expr) -> tirx.Expr:
         steps = x.astype("int32") - z[0].astype("int32") if z else x.astype("int32")

@@ -43,7 +43,7 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     row_axis = _row_axis(sch, product, extents)
     m = batch.pop(row_axis) if batch else None
     rows_total = extents[row_axis] if m is not None else 1
-    lanes = min(vector_lanes(sch, last, profile), columns)
+    lanes = min(vector_lanes(sch, product, profile), columns)
     vectors_total, registers = -(-columns // lanes), profile.instruction_set.vector_registers
     # Where columns are dropped, the product has more of them than the result, and tiles must not pass its end.
     widths = [v for v in VECTORS if v <= vectors_total and (columns == extents[-1] or vectors_total % v == 0)]
