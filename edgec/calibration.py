@@ -24,6 +24,7 @@ from edgec.samples import Samples
 __all__ = ["Calibration", "calibrate"]
 
 _SAVE_EVERY_S = 10.0
+_EXAMPLES = 4
 _ADVICE = "give samples of what the model will see, preprocessed as for its training"
 
 
@@ -38,6 +39,7 @@ class Calibration:
         source: Where they came from.
         first: SHA-256 of the first sample.
         is_varied: Whether any sample differs from the first one.
+        examples: The first samples, to try the result on.
     """
 
     source: str
@@ -46,6 +48,7 @@ class Calibration:
     samples: int = 0
     first: str = ""
     is_varied: bool = False
+    examples: list[dict[str, Array]] = field(default_factory=list)
 
 
 def calibrate(
@@ -105,7 +108,6 @@ class _Calibrating:
         self._model, self._state = model, state
         self._key = _fingerprint(model, names)
         self._ranges: dict[str, tuple[float, float]] = {}
-        self._first_sample: dict[str, Array] = {}
         moments = {name: ChannelMoments(axis) for name, axis in channel_axes.items()}
         self.result = Calibration(samples.source, {name: Histogram() for name in names}, moments)
         self._done = 0
@@ -123,9 +125,11 @@ class _Calibrating:
                     where=str(self._state),
                     fix="give the same samples, or remove the file",
                 )
-            result.first, self._first_sample = digest, sample
+            result.first = digest
         elif not result.is_varied:
-            result.is_varied = any(not np.array_equal(a, self._first_sample[n]) for n, a in sample.items())
+            result.is_varied = any(not np.array_equal(a, result.examples[0][n]) for n, a in sample.items())
+        if index < _EXAMPLES:
+            result.examples.append(sample)
         if index < self._done:
             return
         for name, array in sample.items():

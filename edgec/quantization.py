@@ -83,8 +83,9 @@ class Quantization:
         integers, scales, _ = (value.const_value.numpy() for value in made.inputs if value and value.const_value)
         axis = made.attributes.get("axis")
         if axis is None:
-            return integers * scales
-        return integers * np.expand_dims(scales, [a for a in range(integers.ndim) if a != axis.as_int()])
+            return np.asarray(integers * scales, np.float32)
+        spread = np.expand_dims(scales, [a for a in range(integers.ndim) if a != axis.as_int()])
+        return np.asarray(integers * spread, np.float32)
 
 
 def quantize(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
-from edgec.errors import EdgecError
 from edgec.frontend import execute
 from edgec.frontend.executor import Array
 from edgec.passes.quantization import InsertPairs, Unit
@@ -20,7 +18,6 @@ from edgec.progress import Progress, silent
 
 if TYPE_CHECKING:
     from edgec.quantization import Quantization
-    from edgec.samples import Samples
 
 __all__ = ["LayerReport", "QuantizationReport", "analyse"]
 
@@ -121,7 +118,7 @@ class _Noise:
 
     def add(self, exact: Array, actual: Array) -> None:
         self._signal += float(np.square(exact, dtype=np.float64).sum())
-        self._error += float(np.square(exact.astype(np.float64) - actual).sum())
+        self._error += float(np.square(exact.astype(np.float64) - actual.astype(np.float64)).sum())
 
     @property
     def sqnr_db(self) -> float:
@@ -130,21 +127,15 @@ class _Noise:
         return 10 * math.log10(self._signal / self._error) if self._signal else -math.inf
 
 
-def analyse(made: Quantization, samples: Samples, *, count: int = 4, progress: Progress = silent) -> QuantizationReport:
+def analyse(made: Quantization, *, count: int = 2, progress: Progress = silent) -> QuantizationReport:
     """Run float, quantized and partly quantized models on some samples and compare what is inside them.
 
     Args:
         made: By `edgec.quantization.quantize_imported`.
-        samples: The first `count` of them are used.
-        count: Time grows with it: as many runs of the model as it has layers, for each sample.
+        count: Of the first calibration samples are used, four at most. The model runs once for each layer on each.
         progress: Called after every layer.
-
-    Raises:
-        EdgecError: There are no samples.
     """
-    rows = list(islice(samples, count))
-    if not rows:
-        raise EdgecError("there are no samples to analyse the model with", where=samples.source)
+    rows = made.calibration.examples[:count]
     units = [unit for unit in made.placement.units if unit.inputs]
     values = {str(value.name): made.name_in_result(value) for unit in units for value in unit.outputs}
     outputs = [str(value.name) for value in made.simplified.graph.outputs]

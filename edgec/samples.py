@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,8 +59,8 @@ def open_samples(source: SampleSource, inputs: Sequence[TensorInfo]) -> Samples:
         text = str(source)
         if Path(text).exists() or ":" not in text:
             return _from_files(Path(text), inputs)
-        made = call_reference(text, "data", "give an .npz file, a folder of those, or package.module:callable")
-        return _from_python(made, inputs, text)
+        fix = "give an .npz file, a folder of those, or package.module:callable"
+        return _from_python(lambda: call_reference(text, "data", fix), inputs, text)
     return _from_python(source, inputs, "the given samples")
 
 
@@ -82,9 +82,8 @@ def synthetic_samples(inputs: Sequence[TensorInfo], count: int) -> Samples:
     return Samples("synthetic noise", count, draw)
 
 
-def _from_python(made: object, inputs: Sequence[TensorInfo], source: str) -> Samples:
-    if callable(made):
-        made = made()
+def _from_python(given: object, inputs: Sequence[TensorInfo], source: str) -> Samples:
+    made = given() if callable(given) else given
     if isinstance(made, str | Path):
         return _from_files(Path(made), inputs)
     if isinstance(made, Mapping):
@@ -99,14 +98,33 @@ def _from_python(made: object, inputs: Sequence[TensorInfo], source: str) -> Sam
             fix="give arrays by input name with a leading sample axis, or an iterable of samples",
         )
     known = len(made) if isinstance(made, Sequence) else None
-    return Samples(source, known, lambda: _checked(_from_user(made, source), inputs, source))
+    again = _Again(made, given if callable(given) else None, source)
+    return Samples(source, known, lambda: _checked(again.rows(), inputs, source))
 
 
-def _from_user(made: Iterable[Sample], source: str) -> Iterator[Sample]:
-    try:
-        yield from made
-    except Exception as err:  # the user's own code runs in it: whatever it raises
-        raise EdgecError(f"reading {source} failed: {err}", where=origin(err)) from err
+@dataclass
+class _Again:
+    """An iterable of the user's, to be gone through more than once: an iterator only where a function gives another."""
+
+    made: Iterable[Sample]
+    make: Callable[[], Any] | None
+    source: str
+    is_used: bool = False
+
+    def rows(self) -> Iterator[Sample]:
+        if self.is_used and isinstance(self.made, Iterator):
+            if self.make is None:
+                raise EdgecError(
+                    "the samples are needed twice, and an iterator gives them once",
+                    where=self.source,
+                    fix="give a list, or a function that returns an iterator",
+                )
+            self.made = self.make()
+        self.is_used = True
+        try:
+            yield from self.made
+        except Exception as err:  # the user's own code runs in it: whatever it raises
+            raise EdgecError(f"reading {self.source} failed: {err}", where=origin(err)) from err
 
 
 def _rows(arrays: Mapping[str, Array], count: int) -> Iterator[Sample]:

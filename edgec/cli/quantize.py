@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edgec.cli.options import echo_json, json_option, model_options, progress_bars
+from edgec.cli.options import echo_json, json_option, model_options, print_table, progress_bars
 from edgec.errors import UsageError
 
 if TYPE_CHECKING:
     from edgec.passes.quantization import ActivationType, Method
+    from edgec.quantization import Equalization
 
 __all__ = ["command"]
 
 _INTERRUPTED = 130
+_SHOWN = 12
 
 
 @click.command()
@@ -33,6 +36,13 @@ _INTERRUPTED = 130
 @click.option("--activation-type", type=click.Choice(["uint8", "int8"]), default="uint8", show_default=True)
 @click.option("--symmetric", is_flag=True, help="Put the zero point of activations in the middle.")
 @click.option("--per-tensor", is_flag=True, help="One scale for all weights of a layer.")
+@click.option("--no-bias-correction", is_flag=True, help="Leave the bias of a layer as it is.")
+@click.option(
+    "--equalization", type=click.Choice(["none", "weights", "activations"]), default="none", show_default=True,
+    help="Move scales per channel into weights, judged by weights (data-free) or by activations (SmoothQuant).",
+)  # fmt: skip
+@click.option("--strength", type=float, default=0.5, show_default=True, help="Of --equalization activations, to 1.")
+@click.option("--report", type=click.Path(path_type=Path), help="Page to write about every layer (.html, or .json).")
 @click.option("--samples", type=int, help="Use only so many samples.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted calibration.")
 @json_option
@@ -48,6 +58,10 @@ def command(
     activation_type: ActivationType,
     symmetric: bool,
     per_tensor: bool,
+    no_bias_correction: bool,
+    equalization: Equalization,
+    strength: float,
+    report: Path | None,
     samples: int | None,
     resume: bool,
     as_json: bool,
@@ -57,21 +71,29 @@ def command(
 
     from edgec.bundle import atomic_write, check_writable
     from edgec.quantization import Settings, quantize_imported
+    from edgec.quantization_report import analyse
+    from edgec.report_page import columns, html_page, text_table
     from edgec.sources import model_name, open_source, read_model
 
     start = time.perf_counter()
     path = output or Path(f"{model_name(model)}.int8.onnx")
     check_writable(path)
+    if report is not None:
+        check_writable(report)
     state = path.with_name(f"{path.stem}.unfinished")
     if state.exists() and not resume:
         raise UsageError(
             "there is an unfinished calibration", where=str(state), fix="pass --resume, or remove the file"
         )
-    settings = Settings(method, percentile, activation_type, symmetric, not per_tensor, keep_float)
+    settings = Settings(
+        method, percentile, activation_type, symmetric, not per_tensor, keep_float,
+        not no_bias_correction, equalization, strength,
+    )  # fmt: skip
     imported = read_model(open_source(model, checkpoint), inputs)
     try:
         with progress_bars() as progress:
             made = quantize_imported(imported, calibration, settings, limit=samples, state=state, progress=progress)
+            analysed = analyse(made, progress=progress) if report is not None else None
     except KeyboardInterrupt:
         kept = "go on with the same command and --resume" if state.exists() else "nothing is kept"
         click.echo(f"edgec: interrupted; {kept}", err=True)
@@ -80,6 +102,10 @@ def command(
         click.echo(f"edgec: warning: {note}", err=True)
     with atomic_write(path) as temporary:
         ir.save(made.model, temporary)
+    if report is not None and analysed is not None:
+        with atomic_write(report) as temporary:
+            is_json = report.suffix == ".json"
+            temporary.write_text(json.dumps(analysed.to_dict(), indent=2) if is_json else html_page(analysed))
     seconds = time.perf_counter() - start
     linear = sum(unit.is_linear for unit in made.placement.units)
     total = linear + len(made.placement.kept)
@@ -87,9 +113,11 @@ def command(
         echo_json({
             "model": str(path), "size_bytes": path.stat().st_size, "samples": made.calibration.samples,
             "quantized": linear, "kept_float": made.placement.kept, "notes": list(made.notes),
-            "seconds": round(seconds, 3),
+            "seconds": round(seconds, 3), "report": None if analysed is None else analysed.to_dict(),
         })  # fmt: skip
         return 0
+    if analysed is not None:
+        print_table(columns(analysed), text_table(analysed, _SHOWN))
     click.echo(
         f"{path}: {linear} of {total} convolutions and products in int8, {made.calibration.samples} samples, "
         f"{path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s"

@@ -192,11 +192,11 @@ def _input_ranges(node: ir.Node) -> NDArray[np.float64]:
     weight = _constant(node, 1)
     assert weight is not None
     if node.op_type != "Conv":
-        return np.abs(weight).max(axis=0 if _has_output_rows(node) else 1)
+        return _largest(weight, (0,) if _has_output_rows(node) else (1,))
     group = node.attributes.get("group")
     groups = 1 if group is None else group.as_int()
-    per_group = np.abs(weight).reshape(groups, -1, *weight.shape[1:])
-    return per_group.max(axis=(1, *range(3, per_group.ndim))).reshape(-1)
+    per_group = weight.reshape(groups, -1, *weight.shape[1:])
+    return _largest(per_group, (1, *range(3, per_group.ndim))).reshape(-1)
 
 
 def _has_output_rows(node: ir.Node) -> bool:
@@ -211,5 +211,9 @@ def _output_ranges(node: ir.Node) -> NDArray[np.float64] | None:
     if weight is None or node.op_type not in LINEAR:
         return None
     if node.op_type == "Conv":
-        return np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    return np.abs(weight).max(axis=1 if _has_output_rows(node) else 0)
+        return _largest(weight.reshape(len(weight), -1), (1,))
+    return _largest(weight, (1,) if _has_output_rows(node) else (0,))
+
+
+def _largest(array: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:
+    return np.asarray(np.abs(array).max(axis=axes), np.float64)

@@ -42,9 +42,10 @@ class Linear:
         if self.channel_axis == 0:
             groups = means.reshape(-1, weight.shape[1])
             per_group = kernel.reshape(len(groups), -1, weight.shape[1])
-            return np.einsum("goc,gc->go", per_group, groups).reshape(-1)
+            return np.asarray(np.einsum("goc,gc->go", per_group, groups).reshape(-1), np.float64)
         groups = means.reshape(self.repeats, -1)
-        return np.einsum("gco,gc->go", kernel.reshape(self.repeats, -1, weight.shape[1]), groups).reshape(-1)
+        per_group = kernel.reshape(self.repeats, -1, weight.shape[1])
+        return np.asarray(np.einsum("gco,gc->go", per_group, groups).reshape(-1), np.float64)
 
 
 def refusal(node: ir.Node) -> str | None:
