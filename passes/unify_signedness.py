@@ -143,7 +143,7 @@ def _change(graph: ir.Graph, group: list[ir.Value], dtype: ir.DataType) -> None:
                 _flip_input(graph, usage.node, _ZERO_POINTS[usage.node.op_type][usage.idx], dtype)
             elif is_default_op(usage.node, "Cast"):
                 _add_to_cast(graph, usage.node, 128 if dtype == ir.DataType.INT8 else -128)
-        value.dtype = dtype
+        value.type = ir.TensorType(dtype)  # not `value.dtype`, whose type a clone of the model shares
 
 
 def _flip_input(graph: ir.Graph, node: ir.Node, index: int, dtype: ir.DataType) -> None:
