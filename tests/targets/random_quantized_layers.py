@@ -115,12 +115,12 @@ class RandomQuantizedLayers:
         return self._quantize(self._epilogue(self._conv(x), is_sum=True))
 
     def linear_operator(self, x: Bytes) -> Bytes:
-        """The operator QLinearConv."""
+        """QLinearConv, with the types that ONNX Runtime has it for."""
         channels, outside = x.shape[1], self._int(1, 20)
         kernel = [1] * (len(x.shape) - 2)
-        weights, scale, zero = self._weights((outside, channels, *kernel), 0, channels)
+        weights, scale, zero = self._weights((outside, channels, *kernel), 0, channels, dtype=np.int8)
         spread = float(x.scale) * float(np.max(scale)) * 5000 * math.sqrt(channels)
-        y_scale, y_zero = self._scale_for(spread), self._zero()
+        y_scale, y_zero = self._scale_for(spread), self._zero(x.zero.dtype.type)
         names = [self._constant(array) for array in (x.scale, x.zero)]
         more = [self._constant(array) for array in (scale, zero, y_scale, y_zero)]
         shape = (x.shape[0], outside, *x.shape[2:])
@@ -369,16 +369,18 @@ class RandomQuantizedLayers:
         low, high = (-3, 0) if kind == "usual" else (-12, 6)
         return np.float32(10 ** self.rng.uniform(low, high))
 
-    def _zero(self) -> np.integer[Any]:
-        dtype = self._pick(*self._style.activations)
+    def _zero(self, dtype: type[np.integer[Any]] | None = None) -> np.integer[Any]:
+        dtype = dtype or self._pick(*self._style.activations)
         info = np.iinfo(dtype)
         if self._style.is_symmetric:
             return dtype(0)
         return dtype(self._pick(info.min, info.max, 0, *self._ints(info.min, info.max, 5)))
 
-    def _weights(self, shape: Sequence[int], axis: int, reduced: int) -> tuple[str, Array, Array]:
+    def _weights(
+        self, shape: Sequence[int], axis: int, reduced: int, dtype: type[np.integer[Any]] | None = None
+    ) -> tuple[str, Array, Array]:
         """Integer weights, and their scales and zero points, per tensor or along the axis."""
-        dtype = self._pick(*self._style.weights)
+        dtype = dtype or self._pick(*self._style.weights)
         info = np.iinfo(dtype)
         count = (shape[axis],) if self.rng.random() < 0.7 else ()
         scale = np.asarray(self._any_scale() * self.rng.uniform(0.1, 1, count), np.float32)
