@@ -79,7 +79,7 @@ def _groups(graph: ir.Graph, dtype: ir.DataType) -> Iterator[list[ir.Value]]:
                     continue
                 seen.add(member)
                 group.append(member)
-                waiting += [neighbour for neighbour in _neighbours(member) if neighbour.dtype == dtype]
+                waiting += [near for near in _neighbours(member) if near.dtype == dtype and array_of(near) is None]
             yield group
 
 
