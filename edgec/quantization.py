@@ -168,6 +168,7 @@ def quantize_imported(
     progress: Progress = silent,
 ) -> Quantization:
     """`quantize` for a model that was read, with everything that it found out; nothing is printed."""
+    from edgec.calibration_checks import scale_warnings
     from edgec.passes import simplify
     from edgec.passes.quantization import (
         InsertPairs,
@@ -204,6 +205,8 @@ def quantize_imported(
         MigrateScales(largest, settings.strength)(simplified)
         placement = place(simplified, nodes_named(settings.keep_float, simplified, imported))
     seen = _calibrate(simplified, placement, found, limit, state, progress)
+    if calibration is not None:
+        notes += scale_warnings(imported, seen.examples)
     percentile = 99.99 if settings.percentile is None else settings.percentile
     ranges = {name: find_range(histogram, settings.method, percentile) for name, histogram in seen.histograms.items()}
     encodings = share_encodings(placement, ranges, settings.activation_type, symmetric=settings.is_symmetric)
@@ -253,7 +256,7 @@ def _check(settings: Settings, limit: int | None) -> None:
         raise UsageError(f"activations cannot be {settings.activation_type}", fix="choose uint8 or int8")
     if settings.equalization not in ("none", "weights", "activations"):
         raise UsageError(f"there is no equalization '{settings.equalization}'", fix="choose weights or activations")
-    if not 0 < settings.strength <= 1:
+    if not 0 <= settings.strength <= 1:
         raise UsageError(f"strength {settings.strength:g} is not between 0 and 1", fix="try 0.5")
     if limit is not None and limit < 1:
         raise UsageError(f"{limit} samples are too few", fix="use at least one")

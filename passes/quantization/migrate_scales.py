@@ -32,8 +32,9 @@ _MOST = 64.0
 class MigrateScales(InPlacePass):
     """Moves scales per channel over values that only linear operators read; the model computes the same.
 
-    1. With `largest`: s = max|x|^α / max|w|^(1 - α) per channel, where x is the value and w are its readers' weights;
-       with α = 1 all channels of the value get the same range.
+    1. With `largest`: s = max|x|^α / max|w|^(1 - α) per channel, where x is the value and w are its readers' weights.
+       With α = 1 all channels of the value get the same range: for a depthwise convolution, whose weights have a scale
+       for each of them anyway, always.
        Source: Xiao et al. 2023, "SmoothQuant", eq. 4.
     2. Without: the weights that make the value stand for it, s = √(r₁ / r₂) of the ranges of the weights on both sides.
        Source: Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", eq. 11.
@@ -43,7 +44,7 @@ class MigrateScales(InPlacePass):
 
     Attributes:
         largest: The largest absolute values per channel, by the name of the value; None for rule 2.
-        strength: α.
+        strength: α for other operators than depthwise convolutions; 0 leaves their inputs as they are.
     """
 
     largest: Mapping[str, NDArray[np.float64]] | None = field(default=None)
@@ -82,7 +83,10 @@ class MigrateScales(InPlacePass):
             scales = np.sqrt(before / np.where(after > 0, after, np.inf))
         else:
             before = self.largest[name]
-            scales = before**self.strength / np.where(after > 0, after, np.inf) ** (1 - self.strength)
+            strength = 1.0 if all(map(_is_depthwise, readers)) else self.strength
+            if not strength:
+                return None
+            scales = before**strength / np.where(after > 0, after, np.inf) ** (1 - strength)
         alive = np.isfinite(scales) & (scales > 0)
         if not alive.any():
             return None
@@ -95,6 +99,11 @@ def _takes_input_scales(unit: Unit, value: ir.Value) -> bool:
     """Whether its weights have an axis for the channels of `value`, where `_channel_axis` says they are."""
     shape = static_shape(value)
     return shape is not None and unit.root.op_type in (("Conv",) if len(shape) == 4 else ("MatMul", "Gemm"))
+
+
+def _is_depthwise(node: ir.Node) -> bool:
+    weight = static_shape(node.inputs[1])
+    return node.op_type == "Conv" and weight is not None and weight[1] == 1 and weight[0] > 1
 
 
 def _absorbers(value: ir.Value) -> list[ir.Node] | None:
