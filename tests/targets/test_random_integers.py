@@ -21,9 +21,9 @@ pytest.importorskip("tvm")
 import edgec
 from edgec.devices import open_runner
 from edgec.devices.samples import ordered_inputs
-from edgec.devices.selection import host_arch
 from edgec.frontend import execute, import_model
 from edgec.targets.profile import load_profile
+from tests.targets.cpus import need_vectors_of
 from tests.targets.random_quantized_layers import QuantizedModel, random_quantized_model
 from tests.targets.test_random_kernels import need_emulator
 
@@ -61,9 +61,7 @@ def built() -> Callable[[str], Case]:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("target", "device"), DEVICES)
 def test_equals_the_engine(target: str, device: str | None, threads: int, built: Callable[[str], Case]) -> None:
-    missing = set(load_profile(target).required_features) - set(load_profile("native").required_features)
-    if load_profile(target).arch == host_arch() and device is None and missing:
-        pytest.skip(f"this CPU has no {', '.join(sorted(missing))}")
+    need_vectors_of(load_profile(target))
     case = built(target)
     need_emulator(case.bundle, device)
     with open_runner(case.bundle, device, threads=threads) as runner:
