@@ -12,8 +12,8 @@ from edgec.targets.whole_vectors import conjuncts
 
 __all__ = ["part_borders"]
 
-MAX_CASES = 3
-"""A loop at the border is written out for all cases of up to so many conditions."""
+MAX_CONDITIONS = 4
+"""What lies at the border is written out for all cases of up to so many conditions: the four sides of an image."""
 
 
 @tirx.transform.prim_func_pass(opt_level=0)  # type: ignore[untyped-decorator]
@@ -32,36 +32,38 @@ def _part(statement: tirx.Stmt, outer: frozenset[int]) -> tirx.Stmt:
     conditions = _conditions(statement)
     if not conditions:
         return statement
-    if isinstance(statement, tirx.SeqStmt):
+    if isinstance(statement, tirx.SeqStmt) and _has_loop(statement):
         return tirx.SeqStmt([_part(inner, outer) for inner in statement.seq])
     if isinstance(statement, tirx.AttrStmt):
         return tirx.AttrStmt(statement.node, statement.attr_key, statement.value, _part(statement.body, outer))
-    if not isinstance(statement, tirx.For):
+    if not isinstance(statement, tirx.For | tirx.SeqStmt):
         return statement
     if all(_variables(condition) <= outer for condition in conditions):
         inside = reduce(_assume_true, conditions, statement)
         return tirx.IfThenElse(reduce(tirx.And, conditions), inside, _written_out(statement))
+    if isinstance(statement, tirx.SeqStmt):
+        return statement
     return _with_body(statement, _part(statement.body, outer | {statement.loop_var.__chandle__()}))
 
 
 def _written_out(statement: tirx.Stmt) -> tirx.Stmt:
-    """The innermost loops, each once for every case of its conditions."""
-    if isinstance(statement, tirx.SeqStmt):
+    """The innermost loops, and what has none, each once for every case of its conditions."""
+    if isinstance(statement, tirx.SeqStmt) and _has_loop(statement):
         return tirx.SeqStmt([_written_out(inner) for inner in statement.seq])
-    if not isinstance(statement, tirx.For):
+    if not isinstance(statement, tirx.For | tirx.SeqStmt):
         return statement
-    if _has_loop(statement.body):
+    if isinstance(statement, tirx.For) and _has_loop(statement.body):
         return _with_body(statement, _written_out(statement.body))
+    return _cases(statement) if len(_conditions(statement)) <= MAX_CONDITIONS else statement
+
+
+def _cases(statement: tirx.Stmt) -> tirx.Stmt:
+    """A row outside of the image is all padding: where its condition fails, no other is left."""
     conditions = _conditions(statement)
-    return _cases(statement, conditions) if len(conditions) <= MAX_CASES else statement
-
-
-def _cases(statement: tirx.Stmt, conditions: list[prim.Expr]) -> tirx.Stmt:
     if not conditions:
         return statement
-    first, *rest = conditions
-    holds, fails = _assume_true(statement, first), _assume_false(statement, first)
-    return tirx.IfThenElse(first, _cases(holds, rest), _cases(fails, rest))
+    first = conditions[0]
+    return tirx.IfThenElse(first, _cases(_assume_true(statement, first)), _cases(_assume_false(statement, first)))
 
 
 def _with_body(loop: tirx.For, body: tirx.Stmt) -> tirx.For:

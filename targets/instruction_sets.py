@@ -21,6 +21,7 @@ class InstructionSet:
         qemu_cpu: The oldest CPU model of QEMU's user mode that has it.
         dot_product: The row of `DOT_PRODUCTS` for sums of products of bytes; empty where single products of 16 bits
             are as fast.
+        by_element: Whether a vector can be multiplied by an element of another in one instruction.
     """
 
     name: str
@@ -31,6 +32,7 @@ class InstructionSet:
     required: tuple[str, ...]
     qemu_cpu: str
     dot_product: str = ""
+    by_element: bool = False
 
 
 _AVX2 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
@@ -61,7 +63,7 @@ INSTRUCTION_SETS = {
             "Cascadelake-Server",
             "vpdpbusd",
         ),
-        InstructionSet("neon", 128, 32, "generic", ("+neon",), ("asimd",), "cortex-a53"),
+        InstructionSet("neon", 128, 32, "generic", ("+neon",), ("asimd",), "cortex-a53", by_element=True),
         InstructionSet(
             "neon-dotprod",
             128,
@@ -71,6 +73,7 @@ INSTRUCTION_SETS = {
             ("asimd", "asimdhp", "asimddp"),
             "cortex-a76",
             "sdot",
+            by_element=True,
         ),
     )
 }

@@ -63,6 +63,11 @@ def _accumulate(total: prim.Expr, data: prim.Expr, weights: prim.Expr, intrinsic
     return tirx.call_llvm_pure_intrin(dtype, intrinsic, total, _bytes_of(data), _bytes_of(weights))
 
 
+def _accumulate_by_element(total: prim.Expr, data: prim.Expr, weights: prim.Expr, intrinsic: str) -> prim.Expr:
+    """The last operand may be an element of a vector: the data."""
+    return _accumulate(total, weights, data, intrinsic)
+
+
 def _multiply_pairs(total: prim.Expr, data: prim.Expr, weights: prim.Expr, intrinsic: str) -> prim.Expr:
     """Products of 16-bit halves, which cannot overflow as those of PMADDUBSW do: bytes 0 and 2, then 1 and 3."""
     dtype, count = f"int32x{_lanes(data)}", f"int16x{_lanes(data) * 2}"
@@ -96,7 +101,7 @@ DOT_PRODUCTS = {
             {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"},
             _multiply_pairs,
         ),
-        DotProduct("sdot", "int8", {4: "llvm.aarch64.neon.sdot"}, _accumulate),
+        DotProduct("sdot", "int8", {4: "llvm.aarch64.neon.sdot"}, _accumulate_by_element),
     )
 }
 

@@ -10,6 +10,7 @@ from tvm.target import Target
 from edgec.targets.borders import part_borders
 from edgec.targets.intrinsics import lower_intrinsics
 from edgec.targets.profile import Profile
+from edgec.targets.vector_operands import vector_operands
 from edgec.targets.whole_vectors import whole_vectors
 
 __all__ = ["build_kernel", "llvm_target"]
@@ -33,6 +34,12 @@ def llvm_target(profile: Profile) -> Target:
     )
 
 
+def _phases(profile: Profile) -> list[tvm.transform.Pass]:
+    """The phases that the target wants."""
+    left_out = () if profile.instruction_set.by_element else (vector_operands,)
+    return [phase for phase in _PHASES if phase not in left_out]
+
+
 def build_kernel(function: tirx.PrimFunc, symbol: str, profile: Profile) -> tvm.runtime.Module:
     """Compile a scheduled kernel to ``int32_t symbol(T *arg0, T *arg1, ...)``, which returns 0."""
     target = llvm_target(profile)
@@ -40,7 +47,7 @@ def build_kernel(function: tirx.PrimFunc, symbol: str, profile: Profile) -> tvm.
     module = tirx.transform.BindTarget(target.with_host(target))(module)
     # Without the partition of constant loops, the remainder of a tile would be tested in its innermost loop.
     with tvm.transform.PassContext(config={"s_tir.LoopPartition": {"partition_const_loop": True}}):
-        module = tvm.transform.Sequential(_PHASES)(module)
+        module = tvm.transform.Sequential(_phases(profile))(module)
     return tvm.get_global_func("target.build.llvm")(module, target)
 
 
@@ -118,6 +125,7 @@ _PHASES = [
     s_tir.transform.RenormalizeSplitPattern(),
     tirx.transform.StmtSimplify(),
     part_borders,
+    vector_operands,
     lower_intrinsics,
     tirx.transform.ConvertSSA(),
     tirx.transform.RemoveNoOp(),

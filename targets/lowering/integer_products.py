@@ -179,7 +179,12 @@ def _convolve_words(
         weights, group = merge_groups(weights, group, BLOCK)
     in_words = _channel_words(weights)
     packed = emitter.const(layouts.pack_conv_weights(in_words, BLOCK, BLOCK // layouts.WORD_BYTES))
-    words = emitter.words(emitter.blocked(x, BLOCK).var)
+    image = emitter.blocked(x, BLOCK).var
+    if any(pads) and emitter.profile.instruction_set.by_element:
+        # Vectors of what is read stay in registers while their elements are used: conditions would part them again.
+        image = emitter.te(pad_spatial, image, pads, 2, zero, name="pad", fusion=Fusion.INJECTIVE)
+        pads = [0, 0, 0, 0]
+    words = emitter.words(image)
     settings = (strides, dilations, pads, group, in_words.shape[1], dot, fill)
     return _emit_conv(emitter, conv2d_blocked, words, packed, *settings)
 

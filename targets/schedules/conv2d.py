@@ -17,7 +17,7 @@ from tvm.tirx import IndexMap
 
 from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Choice, Chooser, Site, workload
-from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilogue, parallelize, vector_lanes
+from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilogue, parallelize, unroll_elements, vector_lanes
 
 __all__ = ["Row", "choose_tile", "schedule"]
 
@@ -53,16 +53,16 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     tap_extents = [extent for extent, is_tap in zip(reduction, taps, strict=True) if is_tap]
     mixed_blocks = 1 if blocks.family == "depthwise" else extents[1]
     lanes = min(vector_lanes(sch, conv, profile), extents[-1])
-    vectors = extents[-1] // lanes
-    # The model counts blocks, of one register each; here a block takes several, and its operands as many.
-    registers = profile.instruction_set.vector_registers // vectors
+    registers = profile.instruction_set.vector_registers
     sums, result = (np.dtype(str(sch.get(block).writes[0].source.dtype)) for block in (conv, last))
     row = Row(
         width=extents[-2],
         channel_blocks=mixed_blocks,
         products=math.prod(reduction),
         is_shared=taps[-1] and sums.kind == "f",
-        is_aliased=math.prod(extents[2:]) * result.itemsize % PAGE_BYTES == 0,
+        is_aliased=result.itemsize > 1 and math.prod(extents[2:]) * result.itemsize % PAGE_BYTES == 0,
+        vectors=extents[-1] // lanes,
+        by_element=profile.instruction_set.by_element and not taps[-1],
         step=int(sch.get(conv).annotations.get("edgec.column_step", 1)),
     )
     default = default_tile(row, registers, tap_extents)
@@ -83,12 +83,14 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     for loop in (x_inner, o_inner):
         sch.unroll(loop)
     sch.vectorize(c)
-    if vectors > 1:
+    if row.vectors > 1:
         spatial[-1:] = sch.split(spatial[-1], [None, lanes])
     # Vectorize and unroll before decompose_reduction: afterwards the loops belong to two blocks.
+    tap_loops = [loop for loop, is_tap in zip(reduced, taps, strict=True) if is_tap]
+    if row.by_element:
+        reduced[-1:] = unroll_elements(sch, reduced[-1], profile)
     sch.reorder(*reduced, *spatial)
     sch.vectorize(spatial[-1])
-    tap_loops = [loop for loop, is_tap in zip(reduced, taps, strict=True) if is_tap]
     unrolled = tap_loops[len(tap_loops) - choice["unrolled_axes"] :]
     for loop in (*unrolled, *spatial[:-1]):
         sch.unroll(loop)
@@ -117,7 +119,9 @@ class Row:
         is_shared: The window is the innermost part of the reduction: unrolled, its taps share what they read, and
             LLVM keeps it in registers.
         is_aliased: The planes of two channel blocks lie a multiple of a page apart, so that their stores meet in the
-            same set of the cache and stop loads whose addresses end alike.
+            same set of the cache and stop loads whose addresses end alike. Those of bytes do no harm.
+        vectors: Vectors that a channel block takes.
+        by_element: What is read lies in vectors, which stay in registers while their elements are multiplied by.
         step: A tile has a multiple of so many columns, or the whole row.
     """
 
@@ -126,6 +130,8 @@ class Row:
     products: int = 1
     is_shared: bool = False
     is_aliased: bool = False
+    vectors: int = 1
+    by_element: bool = False
     step: int = 1
 
     def may_have(self, columns: int) -> bool:
@@ -153,7 +159,10 @@ def candidates(row: Row, registers: int, taps: list[int]) -> list[Choice]:
         for blocks in range(1, min(row.channel_blocks, 8) + 1)
         for columns in range(1, min(row.width, registers) + 1)
         for unrolled_axes in unrolled
-        if row.channel_blocks % blocks == 0 and 4 <= columns * blocks <= registers - 2 and row.may_have(columns)
+        if row.channel_blocks % blocks == 0
+        and 4 <= columns * blocks
+        and columns * blocks * row.vectors <= registers - 2
+        and row.may_have(columns)
     ]
 
 
@@ -169,19 +178,20 @@ def choose_tile(row: Row, registers: int) -> tuple[int, int]:
     """
     best, best_cost = (1, 1), float("inf")
     for blocks in (1, 2, 3, 4):
+        vectors = blocks * row.vectors
         if row.channel_blocks % blocks:
             continue
-        is_read_again = row.is_shared or blocks > 1
-        spare = 0 if row.is_shared else 2
-        most = (registers + spare - blocks) // (blocks + 1) if is_read_again else registers * 3 // 4
+        is_read_again = row.is_shared or row.by_element or vectors > 1
+        spare = 0 if row.is_shared or row.by_element else 2
+        most = (registers + spare - vectors) // (vectors + 1) if is_read_again else registers * 3 // 4
         for columns in filter(row.may_have, range(1, min(row.width, most) + 1)):
             tiles = -(-row.width // columns)
             waste = tiles * columns / row.width
             # Too few independent accumulators leave the pipeline of the FMA unit (latency 4, two per cycle) empty.
-            starvation = max(1.0, 8 / (columns * blocks))
+            starvation = max(1.0, 8 / (columns * vectors))
             remainder = 1.0 if row.width % columns == 0 else 1.05
             store = ALIASED_STORE if row.is_aliased and blocks > 1 else 0.0
-            cost = (1 + 0.3 / columns + 0.2 / blocks) * waste * starvation * remainder + store / row.products
+            cost = (1 + 0.3 / columns + 0.2 / vectors) * waste * starvation * remainder + store / row.products
             if cost < best_cost:
                 best, best_cost = (columns, blocks), cost
     return best

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import SBlockRV
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from edgec.targets.profile import Profile
 
@@ -16,6 +16,7 @@ __all__ = [
     "inline_epilogue",
     "parallelize",
     "reduces",
+    "unroll_elements",
     "vector_lanes",
 ]
 
@@ -85,3 +86,18 @@ def parallelize(schedule: Schedule, loop: object, work: int) -> None:
     """Spread a loop over the thread pool if ``work`` elements are worth it."""
     if work >= PARALLEL_GRAIN:
         schedule.parallel(loop)
+
+
+def unroll_elements(schedule: Schedule, loop: LoopRV, profile: Profile) -> list[LoopRV]:
+    """Go through the elements of a reduction in vectors, where the CPU can multiply by each element of one.
+
+    Returns:
+        The loops that there are now in the place of ``loop``, the inner one unrolled; ``loop`` itself elsewhere.
+    """
+    lanes = profile.lanes("float32")
+    extent = int(schedule.get(loop).extent)
+    if not profile.instruction_set.by_element or extent % lanes:
+        return [loop]
+    outer, inner = schedule.split(loop, [None, lanes])
+    schedule.unroll(inner)
+    return [outer, inner]
