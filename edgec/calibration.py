@@ -213,7 +213,7 @@ class _Calibrating:
             parts = {key: arrays[f"{name}/histogram/{key}"] for key in ("counts", "numbers")}
             self.result.histograms[name] = Histogram.from_arrays(parts)
         for name in self.result.channels:
-            parts = {key: arrays[f"{name}/channels/{key}"] for key in ("sums", "largest", "numbers")}
+            parts = {key: arrays[f"{name}/channels/{key}"] for key in ("table", "numbers")}
             self.result.channels[name] = ChannelMoments.from_arrays(parts)
         self._done = self.result.samples = described["samples"]
         self.result.first, self.result.is_varied = described["first"], described["is_varied"]

@@ -7,6 +7,7 @@ import os
 import platform
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -22,7 +23,7 @@ import onnx_ir as ir
 import edgec
 from edgec.bundle import Bundle, TensorInfo, seal
 from edgec.dump import Dump
-from edgec.errors import EdgecError
+from edgec.errors import EdgecError, UsageError
 from edgec.golden import INTEGER_BOUNDS, golden_inputs, save_arrays
 from edgec.progress import Progress, silent
 from edgec.sources import InputSpec, ModelSource, model_name, read_model
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import tvm
 
     from edgec.passes import PassReport
+    from edgec.samples import SampleSource
     from edgec.targets.lowering import Plan
     from edgec.targets.object_store import ObjectStore
     from edgec.targets.profile import Profile
@@ -52,6 +54,8 @@ class Compilation:
     progress: Progress
     records: Records
     store: ObjectStore | None = None
+    quantize: str | None = None
+    calibration: SampleSource | None = None
     imported: ir.Model = field(init=False)
     integers: ir.Model = field(init=False)
     simplified: ir.Model = field(init=False)
@@ -84,6 +88,19 @@ def read(c: Compilation) -> None:
     c.imported = read_model(c.source, c.inputs)
     c.dump.graph("imported", c.imported)
     check_operators(c.imported, {*PRIMITIVES, *LOWERINGS})
+
+
+def quantize(c: Compilation) -> None:
+    """Float IR -> QDQ IR, where that was asked for; it is the reference from then on."""
+    if c.quantize is None:
+        return
+    from edgec.quantization import QuantizationWarning, Settings, quantize_imported
+
+    made = quantize_imported(c.imported, c.calibration, Settings(), progress=c.progress)
+    for note in made.notes:
+        warnings.warn(note, QuantizationWarning, stacklevel=4)
+    c.imported = made.model
+    c.dump.graph("quantized", c.imported)
 
 
 def integerize(c: Compilation) -> None:
@@ -217,6 +234,7 @@ Phase = Callable[[Compilation], None]
 
 PHASES: tuple[tuple[str, Phase], ...] = (
     ("read model", read),
+    ("quantize", quantize),
     ("integer form", integerize),
     ("simplify", simplify),
     ("lower", lower),
@@ -237,6 +255,8 @@ def compile(
     dump_ir: str | os.PathLike[str] | None = None,
     records: str | os.PathLike[str] | None = None,
     cache: bool = True,
+    quantize: Literal["int8"] | None = None,
+    calibration: SampleSource | None = None,
     progress: Progress = silent,
 ) -> Bundle:
     """Compile a model for a target.
@@ -251,6 +271,8 @@ def compile(
         records: File of tuning records that win over the user's own and the package's; see :func:`edgec.tune`.
         cache: Whether kernels that were compiled before are taken from ``EDGEC_CACHE_DIR``, by default
             ``~/.cache/edgec``, and new ones kept there.
+        quantize: ``"int8"`` to quantize the model as :func:`edgec.quantize` does by default.
+        calibration: Samples to quantize it by; see there.
         progress: Called as the work goes on.
 
     Returns:
@@ -258,6 +280,7 @@ def compile(
 
     Raises:
         UnsupportedError: The target or operators of the model are not supported.
+        UsageError: The options contradict each other.
         EdgecError: The model cannot be read or compiled; the message says why.
 
     Example:
@@ -267,6 +290,10 @@ def compile(
     """
     start = time.perf_counter()
     _require_toolchain()
+    if quantize not in (None, "int8"):
+        raise UsageError(f"cannot quantize to {quantize}", fix="choose int8")
+    if calibration is not None and quantize is None:
+        raise UsageError("calibration data say nothing to a float model", fix="quantize to int8, or leave them out")
     from edgec.targets.object_store import open_store
     from edgec.targets.profile import load_profile
     from edgec.targets.tuning import find_records
@@ -284,6 +311,8 @@ def compile(
             progress=progress,
             records=found,
             store=open_store() if cache else None,
+            quantize=quantize,
+            calibration=calibration,
             notes=list(found.notes),
         )
         c.seconds["load compiler"] = time.perf_counter() - start

@@ -45,7 +45,6 @@ class Settings:
     keep_float: tuple[str, ...] = ()
     corrects_bias: bool = True
     equalization: Equalization = "none"
-    strength: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,6 @@ def quantize(
     keep_float: Sequence[str] = (),
     bias_correction: bool = True,
     equalization: Equalization = "none",
-    strength: float = 0.5,
     samples: int | None = None,
     state: Path | None = None,
     progress: Progress = silent,
@@ -125,8 +123,6 @@ def quantize(
         equalization: Whether scales per channel are moved from activations into weights: ``weights`` judges by the
             weights on both sides (cross-layer equalization), ``activations`` by the calibration data (SmoothQuant),
             for which the model runs on them twice.
-        strength: How much of the difference between the channels of an activation moves, from 0 to 1; for
-            ``activations``.
         samples: The most samples that are used.
         state: File from which an interrupted calibration goes on.
         progress: Called as the work goes on.
@@ -149,7 +145,6 @@ def quantize(
         tuple(keep_float),
         bias_correction,
         equalization,
-        strength,
     )
     imported = read_model(model, inputs)
     made = quantize_imported(imported, calibration, settings, limit=samples, state=state, progress=progress)
@@ -181,6 +176,8 @@ def quantize_imported(
     from edgec.samples import open_samples, synthetic_samples
 
     _check(settings, limit)
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in imported.graph):
+        raise EdgecError("the model is quantized already", fix="compile it as it is")
     simplified, _ = simplify(imported)
     kept = nodes_named(settings.keep_float, simplified, imported)
     placement = place(simplified, kept)
@@ -198,11 +195,11 @@ def quantize_imported(
     else:
         found = open_samples(calibration, infos)
     if settings.equalization != "none":
-        largest = None
+        moments = None
         if settings.equalization == "activations":
             seen = _calibrate(simplified, placement, found, limit, None, progress)
-            largest = {name: moments.largest for name, moments in seen.channels.items()}
-        MigrateScales(largest, settings.strength)(simplified)
+            moments = seen.channels
+        MigrateScales(moments)(simplified)
         placement = place(simplified, nodes_named(settings.keep_float, simplified, imported))
     seen = _calibrate(simplified, placement, found, limit, state, progress)
     if calibration is not None:
@@ -256,7 +253,5 @@ def _check(settings: Settings, limit: int | None) -> None:
         raise UsageError(f"activations cannot be {settings.activation_type}", fix="choose uint8 or int8")
     if settings.equalization not in ("none", "weights", "activations"):
         raise UsageError(f"there is no equalization '{settings.equalization}'", fix="choose weights or activations")
-    if not 0 <= settings.strength <= 1:
-        raise UsageError(f"strength {settings.strength:g} is not between 0 and 1", fix="try 0.5")
     if limit is not None and limit < 1:
         raise UsageError(f"{limit} samples are too few", fix="use at least one")

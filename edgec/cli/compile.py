@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -23,6 +24,8 @@ __all__ = ["command"]
 @click.option("--target", "-t", required=True, help="Target; `edgec targets` lists them.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Bundle to write.  [default: NAME.edgec]")
 @model_options
+@click.option("--quantize", type=click.Choice(["int8"]), help="Quantize the model first, as `edgec quantize` does.")
+@click.option("--calibration", metavar="DATA", help="Samples for it: .npz, a folder of those, package.module:callable.")
 @click.option("--name", help="Name of the artifact.  [default: that of the model]")
 @click.option("--records", type=click.Path(path_type=Path), help="Tuning records that win over all others.")
 @click.option("--tune", "is_tuned", is_flag=True, help="Search for faster kernels first, as `edgec tune` does.")
@@ -37,6 +40,8 @@ def command(
     output: Path | None,
     inputs: dict[str, tuple[int, ...]] | None,
     checkpoint: Path | None,
+    quantize: Literal["int8"] | None,
+    calibration: str | None,
     name: str | None,
     records: Path | None,
     is_tuned: bool,
@@ -56,6 +61,7 @@ def command(
     import edgec
     from edgec.bundle import check_writable
     from edgec.compiler import artifact_name
+    from edgec.quantization import QuantizationWarning
     from edgec.sources import open_source
 
     name = artifact_name(model, name)
@@ -67,16 +73,21 @@ def command(
     with progress_bars() as progress:
         if is_tuned:
             _tune(source, target, inputs, time_s, tune_device, records, progress)
-        bundle = edgec.compile(
-            source,
-            target=target,
-            inputs=inputs,
-            name=artifact_name(model, name),
-            dump_ir=dump_ir,
-            records=records,
-            cache=cache,
-            progress=progress,
-        )
+        with warnings.catch_warnings(record=True, action="always", category=QuantizationWarning) as caught:
+            bundle = edgec.compile(
+                source,
+                target=target,
+                inputs=inputs,
+                name=artifact_name(model, name),
+                dump_ir=dump_ir,
+                records=records,
+                cache=cache,
+                quantize=quantize,
+                calibration=calibration,
+                progress=progress,
+            )
+    for warning in caught:
+        click.echo(f"edgec: warning: {warning.message}", err=True)
     for note in bundle.tuning_notes:
         click.echo(f"edgec: note: {note}", err=True)
     save_start = time.perf_counter()

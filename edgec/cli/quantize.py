@@ -41,7 +41,6 @@ _SHOWN = 12
     "--equalization", type=click.Choice(["none", "weights", "activations"]), default="none", show_default=True,
     help="Move scales per channel into weights, judged by weights (data-free) or by activations (SmoothQuant).",
 )  # fmt: skip
-@click.option("--strength", type=float, default=0.5, show_default=True, help="Of --equalization activations, to 1.")
 @click.option("--report", type=click.Path(path_type=Path), help="Page to write about every layer (.html, or .json).")
 @click.option("--samples", type=int, help="Use only so many samples.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted calibration.")
@@ -60,7 +59,6 @@ def command(
     per_tensor: bool,
     no_bias_correction: bool,
     equalization: Equalization,
-    strength: float,
     report: Path | None,
     samples: int | None,
     resume: bool,
@@ -87,7 +85,7 @@ def command(
         )
     settings = Settings(
         method, percentile, activation_type, symmetric, not per_tensor, keep_float,
-        not no_bias_correction, equalization, strength,
+        not no_bias_correction, equalization,
     )  # fmt: skip
     imported = read_model(open_source(model, checkpoint), inputs)
     try:

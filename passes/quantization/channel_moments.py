@@ -18,12 +18,14 @@ class ChannelMoments:
     Attributes:
         axis: The axis of the channels.
         sums: float64 (channels,).
+        squares: float64 (channels,), sums of squares.
         largest: float64 (channels,), the largest absolute values.
         count: Elements of each channel.
     """
 
     axis: int
     sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     largest: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     count: int = 0
 
@@ -31,8 +33,9 @@ class ChannelMoments:
         """Count the elements of `array`."""
         axes = tuple(axis for axis in range(array.ndim) if axis != self.axis % array.ndim)
         if not self.count:
-            self.sums, self.largest = np.zeros((2, array.shape[self.axis]))
+            self.sums, self.squares, self.largest = np.zeros((3, array.shape[self.axis]))
         self.sums += array.sum(axis=axes, dtype=np.float64)
+        self.squares += np.square(array, dtype=np.float64).sum(axis=axes)
         self.largest = np.maximum(self.largest, np.maximum(array.max(axis=axes), -array.min(axis=axes)))
         self.count += array.size // max(len(self.sums), 1)
 
@@ -41,12 +44,19 @@ class ChannelMoments:
         """(channels,)"""
         return self.sums / max(self.count, 1)
 
+    @property
+    def mean_squares(self) -> NDArray[np.float64]:
+        """(channels,)"""
+        return self.squares / max(self.count, 1)
+
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Everything in it, to be written to a file."""
-        return {"sums": self.sums, "largest": self.largest, "numbers": np.array([self.axis, self.count])}
+        table = np.stack([self.sums, self.squares, self.largest])
+        return {"table": table, "numbers": np.array([self.axis, self.count])}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> ChannelMoments:
         """What `to_arrays` gave."""
         axis, count = arrays["numbers"].tolist()
-        return cls(axis, arrays["sums"].astype(np.float64), arrays["largest"].astype(np.float64), count)
+        sums, squares, largest = arrays["table"].astype(np.float64)
+        return cls(axis, sums, squares, largest, count)

@@ -301,3 +301,30 @@ def test_real_model_on_cifar10(data_dir, real_model):
     size = len(text_of(made)) / len(text_of(model))
     assert size < 0.5, "weights are a quarter; names and scales weigh much in so small a model"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 << 20
+
+
+def test_a_quantized_model_is_left_alone(tiny):
+    with pytest.raises(EdgecError, match="quantized already"):
+        edgec.quantize(edgec.quantize(tiny, samples(2)), samples(2))
+
+
+def test_compiling_quantizes(tiny_onnx, data):
+    bundle = edgec.compile(tiny_onnx, quantize="int8", calibration=data)
+    made = edgec.quantize(tiny_onnx, data)
+    graph = read_model(bundle.folder / "graph" / "model.onnx")
+    assert [node.op_type for node in graph.graph] == [node.op_type for node in made.graph]
+    for name, value in made.graph.initializers.items():
+        np.testing.assert_array_equal(graph.graph.initializers[name].const_value.numpy(), value.const_value.numpy())
+    with pytest.raises(UsageError, match="cannot quantize to int4"):
+        edgec.compile(tiny_onnx, quantize="int4")
+    with pytest.raises(UsageError, match="calibration data say nothing to a float model"):
+        edgec.compile(tiny_onnx, calibration=data)
+
+
+def test_the_compile_command_quantizes(run_edgec, tiny_onnx, data, tmp_path):
+    command = ("compile", tiny_onnx, "--target", "native", "-o", tmp_path / "q.edgec")
+    result = run_edgec(*command, "--quantize", "int8")
+    assert result.code == 0 and "edgec: warning: no calibration data" in result.stderr
+    result = run_edgec(*command, "--quantize", "int8", "--calibration", data)
+    assert result.code == 0 and not result.stderr
+    assert run_edgec(*command, "--calibration", data).code == 2
