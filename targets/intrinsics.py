@@ -1,7 +1,7 @@
 """Operations that TensorIR lacks, as operators of its own, and what LLVM makes of each: one row of a table each.
 
-Integer kernels need four: a product of bytes summed into 32 bits, four bytes of different places as one word, rounding
-to the nearest integer in one instruction, and a float product that is rounded before anything is added to it (LLVM would
+Integer kernels need five: a product of bytes summed into 32 bits, four bytes of different places as one word, rounding
+to the nearest integer in one instruction, rounding and saturating to a byte, and a float product that is rounded before anything is added to it (LLVM would
 contract the two to a multiply-add, and the result would not be the engine's, bit for bit).
 """
 
@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
+import numpy as np
 import tvm
 from tvm import ir, prim, sym, tirx
 from tvm.ir.op import register_op_attr
 from tvm_ffi.structural import structural_map
 
-__all__ = ["DOT_PRODUCTS", "DotProduct", "lower_intrinsics", "nearest_integer", "rounded", "word_of"]
+__all__ = ["DOT_PRODUCTS", "DotProduct", "lower_intrinsics", "nearest_integer", "rounded", "saturated", "word_of"]
 
 WORD_BYTES = 4
 """Bytes of a 32-bit element whose products a dot instruction adds up."""
@@ -106,8 +107,9 @@ DOT_PRODUCTS = {
 }
 
 _NEAREST, _ROUNDED, _WORD = "edgec.nearest_integer", "edgec.rounded", "edgec.word_of"
+_SATURATED = {f"edgec.to_{dtype}": dtype for dtype in ("int8", "uint8")}
 _BY_OPERATOR = {row.operator: row for row in DOT_PRODUCTS.values()}
-for _name in (*_BY_OPERATOR, _NEAREST, _ROUNDED, _WORD):
+for _name in (*_BY_OPERATOR, *_SATURATED, _NEAREST, _ROUNDED, _WORD):
     register_op_attr(_name, "TVectorizable", True)
     register_op_attr(_name, "TCallEffectKind", _PURE)
     register_op_attr(_name, "TScriptPrinterName", _name)
@@ -123,14 +125,18 @@ def rounded(x: tirx.Expr) -> tirx.Expr:
     return tirx.call_intrin("float32", _ROUNDED, x)
 
 
+def saturated(x: tirx.Expr, zero_point: tirx.Expr, dtype: str) -> tirx.Expr:
+    """A float32 rounded half to even, plus an int32 zero point, as the nearest ``uint8`` or ``int8``."""
+    return tirx.call_intrin(dtype, f"edgec.to_{dtype}", x, zero_point)
+
+
 def word_of(parts: Sequence[tirx.Expr]) -> tirx.Expr:
     """Four bytes as an int32, the first one lowest."""
     return tirx.call_intrin("int32", _WORD, *parts)
 
 
-@tirx.transform.prim_func_pass(opt_level=0)  # type: ignore[untyped-decorator]
-def lower_intrinsics(function: tirx.PrimFunc, _module: object, _context: object) -> tirx.PrimFunc:
-    """Replace the operators above by LLVM's intrinsics; to be run on vectors."""
+def lower_intrinsics(arch: str) -> tvm.transform.Pass:
+    """The pass that replaces the operators above by LLVM's intrinsics for ``x86_64`` or ``aarch64``, in vectors."""
 
     def sum_(node: prim.Add) -> prim.Expr:
         row = _dot_of(node.b)
@@ -141,16 +147,72 @@ def lower_intrinsics(function: tirx.PrimFunc, _module: object, _context: object)
     def call(node: ir.Call) -> prim.Expr:
         name = getattr(node.op, "name", "")
         if name == _NEAREST:
-            return tirx.call_llvm_pure_intrin(str(node.ty.dtype), "llvm.lrint", *node.args)
+            return _nearest(node.args[0])
         if name == _ROUNDED:
             return tirx.call_llvm_pure_intrin(str(node.ty.dtype), "llvm.arithmetic.fence", *node.args)
         if name == _WORD:
             return _interleaved(node.args)
+        if name in _SATURATED:
+            to_byte = _narrowed if arch == "aarch64" and _lanes(node) % _NEON_LANES == 0 else _clamped
+            return to_byte(*node.args, _SATURATED[name])
         row = _BY_OPERATOR.get(name)
         return node if row is None else _byte_by_byte(row, *node.args)
 
-    body = structural_map(function.body, (prim.Add, sum_))
-    return function.with_body(structural_map(body, (ir.Call, call)))
+    @tirx.transform.prim_func_pass(opt_level=0)  # type: ignore[untyped-decorator]
+    def lower(function: tirx.PrimFunc, _module: object, _context: object) -> tirx.PrimFunc:
+        body = structural_map(function.body, (prim.Add, sum_))
+        return function.with_body(structural_map(body, (ir.Call, call)))
+
+    return lower
+
+
+_NEON_LANES = 4
+
+
+def _typed(dtype: str, like: prim.Expr) -> str:
+    lanes = _lanes(like)
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def _nearest(x: prim.Expr) -> prim.Expr:
+    return tirx.call_llvm_pure_intrin(_typed("int32", x), "llvm.lrint", x)
+
+
+def _clamped(x: prim.Expr, zero_point: prim.Expr, dtype: str) -> prim.Expr:
+    """Bounds before rounding, which is the same, since they are integers.
+
+    The upper bound of uint8 comes last: a number beyond int32 becomes its least value, which is large without sign.
+    """
+    info = np.iinfo(dtype)
+    offset = zero_point.astype(_typed("float32", x))
+    low, high = (tirx.const(float(bound), _typed("float32", x)) for bound in (info.min, info.max))
+    if dtype == "uint8":
+        steps = (_nearest(tirx.max(x, low - offset)) + zero_point).astype(_typed("uint32", x))
+        return tirx.min(steps, tirx.const(info.max, _typed("uint32", x))).astype(_typed(dtype, x))
+    return (_nearest(tirx.min(tirx.max(x, low - offset), high - offset)) + zero_point).astype(_typed(dtype, x))
+
+
+def _narrowed(x: prim.Expr, zero_point: prim.Expr, dtype: str) -> prim.Expr:
+    """FCVTNS saturates to 32 bits, and what narrows them, to 16 and then to 8."""
+    parts = [list(range(first, first + _NEON_LANES)) for first in range(0, _lanes(x), _NEON_LANES)]
+    words = [
+        tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.fcvtns", prim.Shuffle([x], part)) for part in parts
+    ]
+    steps = _bounded(prim.Shuffle(words, list(range(_lanes(x)))) if len(words) > 1 else words[0], "int16")
+    if not (
+        isinstance(zero_point, prim.Broadcast)
+        and isinstance(zero_point.value, prim.IntImm)
+        and not int(zero_point.value)
+    ):
+        offset = zero_point.astype(_typed("int16", x))
+        steps = tirx.call_llvm_pure_intrin(_typed("int16", x), "llvm.sadd.sat", steps, offset)
+    return _bounded(steps, dtype)
+
+
+def _bounded(x: prim.Expr, dtype: str) -> prim.Expr:
+    """Integers saturated to a narrower type."""
+    info, own = np.iinfo(dtype), str(x.ty.dtype)
+    return tirx.min(tirx.max(x, tirx.const(info.min, own)), tirx.const(info.max, own)).astype(_typed(dtype, x))
 
 
 def _dot_of(node: prim.Expr) -> DotProduct | None:

@@ -35,9 +35,9 @@ def llvm_target(profile: Profile) -> Target:
 
 
 def _phases(profile: Profile) -> list[tvm.transform.Pass]:
-    """The phases that the target wants."""
-    left_out = () if profile.instruction_set.by_element else (vector_operands,)
-    return [phase for phase in _PHASES if phase not in left_out]
+    """All phases from a scheduled kernel to what LLVM takes."""
+    operands = [vector_operands] if profile.instruction_set.by_element else []
+    return [*_TO_VECTORS, *operands, lower_intrinsics(profile.arch), *_TO_LLVM]
 
 
 def build_kernel(function: tirx.PrimFunc, symbol: str, profile: Profile) -> tvm.runtime.Module:
@@ -103,7 +103,7 @@ def _on_stack(statement: tirx.Stmt) -> tirx.Stmt:
 
 
 # The CPU part of TVM's own pipeline (tvm/s_tir/pipeline.py of 0.27), with our calling convention at its end.
-_PHASES = [
+_TO_VECTORS = [
     s_tir.transform.CanonicalizeLoop(),
     s_tir.transform.LowerInitBlock(),
     s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
@@ -125,8 +125,8 @@ _PHASES = [
     s_tir.transform.RenormalizeSplitPattern(),
     tirx.transform.StmtSimplify(),
     part_borders,
-    vector_operands,
-    lower_intrinsics,
+]
+_TO_LLVM = [
     tirx.transform.ConvertSSA(),
     tirx.transform.RemoveNoOp(),
     s_tir.transform.RewriteUnsafeSelect(),

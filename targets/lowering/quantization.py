@@ -7,7 +7,7 @@ import onnx_ir as ir
 from tvm import tirx
 
 from edgec.errors import UnsupportedError
-from edgec.targets.intrinsics import nearest_integer, rounded
+from edgec.targets.intrinsics import nearest_integer, rounded, saturated
 from edgec.targets.lowering.attributes import integer
 from edgec.targets.lowering.elementwise import emit_elementwise
 from edgec.targets.lowering.emitter import Emitter, dtype_name, lowers, static_shape
@@ -60,28 +60,21 @@ def dequantize_linear(emitter: Emitter, node: ir.Node) -> None:
 
 @lowers("QuantizeLinear")
 def quantize_linear(emitter: Emitter, node: ir.Node) -> None:
-    """saturate(round_half_to_even(x / scale) + zero point).
-
-    The bounds are applied before rounding, which is the same, since they are integers. The upper bound of uint8 comes
-    last: a number beyond int32 becomes its least, or largest, value, which is a large one without sign.
-    """
+    """saturate(round_half_to_even(x / scale) + zero point)."""
     out = dtype_name(node.outputs[0])
     if out not in ("uint8", "int8", "uint16", "int16"):
         raise UnsupportedError(f"QuantizeLinear '{node.name}' to {out} is not supported")
-    info = np.iinfo(out)
     scale, zero = _parameter(emitter, node, 1, np.float32), _parameter(emitter, node, 2, np.int32)
     constant = emitter.constant(scale)
     is_unit = constant is not None and bool((constant == 1).all())
-    low, high = tirx.const(float(info.min), "float32"), tirx.const(float(info.max), "float32")
 
     def function(x: tirx.Expr, s: tirx.Expr, *z: tirx.Expr) -> tirx.Expr:
-        steps = x if is_unit else x / s
-        zero_point = z[0].astype("int32") if z else tirx.const(0, "int32")
-        offset = zero_point.astype("float32")
-        if out == "uint8":
-            steps = (nearest_integer(tirx.max(steps, low - offset)) + zero_point).astype("uint32")
-            return tirx.min(steps, tirx.const(info.max, "uint32")).astype(out)
-        return (nearest_integer(tirx.min(tirx.max(steps, low - offset), high - offset)) + zero_point).astype(out)
+        steps, zero_point = x if is_unit else x / s, z[0].astype("int32") if z else tirx.const(0, "int32")
+        if out in ("int8", "uint8"):
+            return saturated(steps, zero_point, out)
+        info, offset = np.iinfo(out), zero_point.astype("float32")
+        low, high = (tirx.const(float(bound), "float32") - offset for bound in (info.min, info.max))
+        return (nearest_integer(tirx.min(tirx.max(steps, low), high)) + zero_point).astype(out)
 
     if zero is not None and (array := emitter.constant(zero)) is not None and not array.any():
         zero = None
