@@ -23,18 +23,18 @@ def _parameter(emitter: Emitter, node: ir.Node, index: int, dtype: type) -> ir.V
         raise UnsupportedError(f"{node.op_type} '{node.name}' is quantized in blocks")
     source = node.inputs[index]
     array = emitter.constant(source)
+    rank, shape = len(static_shape(node.inputs[0])), static_shape(source)
+    axis = integer(node, "axis", 1)
+    if len(shape) == 1 and shape != [1]:
+        shape = [shape[0] if i == axis % rank else 1 for i in range(rank)]
+    else:
+        shape = []
+    kind = source.type if array is None else ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
+    value = ir.Value(name=f"{source.name}/{node.name or node.outputs[0].name}", shape=ir.Shape(shape), type=kind)
     if array is None:
-        return source
-    rank = len(static_shape(node.inputs[0]))
-    if array.ndim == 1 and array.size != 1:
-        axis = integer(node, "axis", 1) % rank
-        array = array.reshape([-1 if i == axis else 1 for i in range(rank)])
-    elif array.size == 1:
-        array = array.reshape(())
-    array = array.astype(dtype)
-    name = f"{source.name}/{node.name or node.outputs[0].name}"
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
-    emitter.set_constant(value, array)
+        emitter.set_plain(value, emitter.reshape(emitter.plain(source), shape))
+    else:
+        emitter.set_constant(value, array.reshape(shape).astype(dtype))
     return value
 
 
