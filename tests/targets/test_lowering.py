@@ -46,10 +46,19 @@ def build(cases: list[Case]) -> Built:
             elif isinstance(value, Image):
                 batch, channels, *spatial = value.shape
                 low = 0.1 if value.positive else -1.0
-                feeds[f"{name}_in"] = rng.uniform(0, 1, (batch, 3, *spatial)).astype(np.float32)
+                image = rng.uniform(0, 1, (batch, 3, *spatial)).astype(np.float32)
                 weights = rng.uniform(low, 1, (channels, 3, *[1] * len(spatial))).astype(np.float32)
+                if value.whole:
+                    image, weights = np.rint(8 * image), np.rint(8 * weights)
+                feeds[f"{name}_in"] = image
                 initializers.append(numpy_helper.from_array(weights, f"{name}_w"))
-                nodes.append(helper.make_node("Conv", [f"{name}_in", f"{name}_w"], [name]))
+                real = name if value.dtype == "float32" else f"{name}_real"
+                nodes.append(helper.make_node("Conv", [f"{name}_in", f"{name}_w"], [real]))
+                if real != name:
+                    zero = np.array(90 if value.dtype == "uint8" else -30, value.dtype)
+                    initializers.append(numpy_helper.from_array(np.ones((), np.float32), f"{name}_scale"))
+                    initializers.append(numpy_helper.from_array(zero, f"{name}_zero"))
+                    nodes.append(helper.make_node("QuantizeLinear", [real, f"{name}_scale", f"{name}_zero"], [name]))
             elif value is not None:
                 feeds[name] = value
             names.append(name)
