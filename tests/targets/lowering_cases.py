@@ -413,7 +413,9 @@ def scales(*shape: int) -> Constant:
     return Constant(f32(*shape, low=0.1, high=1.0))
 
 
-ties = np.array([[-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 127.5], [-1e9, 1e9, -3e38, 3e38, np.inf, -np.inf, 254.5]], np.float32)
+ties = np.array(
+    [[-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 127.5], [-1e9, 1e9, -3e38, 3e38, np.inf, -np.inf, 254.5]], np.float32
+)
 for dtype in (np.uint8, np.int8, np.uint16, np.int16):
     info = np.iinfo(dtype)
     for zero in (info.min, info.max, (info.max + info.min) // 2 + 3):
