@@ -181,12 +181,15 @@ def _convolve_words(
     packed = emitter.const(layouts.pack_conv_weights(in_words, BLOCK, BLOCK // layouts.WORD_BYTES))
     image = emitter.blocked(x, BLOCK).var
     if any(pads) and emitter.profile.instruction_set.by_element:
-        # Vectors of what is read stay in registers while their elements are used: conditions would part them again.
-        image = emitter.te(pad_spatial, image, pads, 2, zero, name="pad", fusion=Fusion.INJECTIVE)
-        pads = [0, 0, 0, 0]
+        image, pads = _stored_padding(emitter, image, pads, zero), [0, 0, 0, 0]
     words = emitter.words(image)
     settings = (strides, dilations, pads, group, in_words.shape[1], dot, fill)
     return _emit_conv(emitter, conv2d_blocked, words, packed, *settings)
+
+
+def _stored_padding(emitter: Emitter, image: relax.Expr, pads: list[int], zero: int) -> relax.Expr:
+    """The padded image in memory: conditions would part the vectors of what is read, or be tested for each again."""
+    return emitter.te(pad_spatial, image, pads, 2, zero, name="pad", fusion=Fusion.INJECTIVE)
 
 
 def _emit_conv(emitter: Emitter, function: Callable[..., te.Tensor], *arguments: object) -> relax.Expr:
@@ -220,31 +223,36 @@ def _depthwise_words(
         shifted[phase, :, :, phase * strides[1] : phase * strides[1] + kw] = weights[:, 0]
     words = layouts.word_array(shifted.reshape(phases, channels, kh, count, 4))[..., 0]
     packed = np.stack([layouts.block_array(words[phase][None], BLOCK)[0] for phase in range(phases)], axis=1)
-    arguments = (emitter.blocked(x, BLOCK).var, emitter.const(packed), kw, strides, dilations, pads, dot, zero)
+    image = emitter.blocked(x, BLOCK).var
+    _, _, height, width, _ = shape_of(image)
+    out_h = (height + pads[0] + pads[2] - (kh - 1) * dilations[0] - 1) // strides[0] + 1
+    out_w = (width + pads[1] + pads[3] - kw) // strides[1] + 1
+    read = (-(-out_w // phases) - 1) * phases * strides[1] + 4 * count  # the last words may begin in the image only
+    pads = [*pads[:3], max(pads[3], read - width - pads[1])]
+    if any(pads) and emitter.profile.instruction_set.by_element:
+        image, pads = _stored_padding(emitter, image, pads, zero), [0, 0, 0, 0]
+    arguments = (image, emitter.const(packed), (out_h, out_w), strides, dilations, pads, dot, zero)
     return emitter.te(depthwise_words, *arguments, name="depthwise_integer", fusion=Fusion.EPILOGUE)
 
 
 def depthwise_words(
     x: te.Tensor,
     w: te.Tensor,
-    kw: int,
+    out_size: tuple[int, int],
     strides: list[int],
     dilations: list[int],
     pads: list[int],
     dot: DotProduct,
     fill: int,
 ) -> te.Tensor:
-    """Depthwise convolution: bytes x (N, C/c, H, W, c); words w (C/c, phases, kh, count, c) -> (N, C/c, H', W', c).
+    """Depthwise convolution: bytes x (N, C/c, H, W, c); words w (C/c, phases, kh, count, c) -> (N, C/c, *out_size, c).
 
     Output columns ``p`` to ``p + phases`` read the same ``count`` words; the weights of each are shifted to fit, with
-    zeros around.
+    zeros around. The padding is enough for the last words.
     """
-    n, blocks, height, width, lanes = (int(size) for size in x.shape)
+    n, blocks, _, _, lanes = (int(size) for size in x.shape)
     _, phases, kh, count, _ = (int(size) for size in w.shape)
-    out_h = (height + pads[0] + pads[2] - (kh - 1) * dilations[0] - 1) // strides[0] + 1
-    out_w = (width + pads[1] + pads[3] - kw) // strides[1] + 1
-    read = (-(-out_w // phases) - 1) * phases * strides[1] + 4 * count
-    image = pad_spatial(x, [*pads[:3], max(pads[3], read - width - pads[1])], 2, fill)
+    image = pad_spatial(x, pads, 2, fill)
     ky, group = te.reduce_axis((0, kh), "ky"), te.reduce_axis((0, count), "kx")
 
     def element(b: tirx.Var, o: tirx.Var, y: tirx.Var, xx: tirx.Var, c: tirx.Var) -> tirx.Expr:
@@ -254,7 +262,7 @@ def depthwise_words(
         return te.sum(dot(word, w[o, xx % phases, ky, group, c]), axis=[ky, group])
 
     attrs = {KERNEL: "depthwise", COLUMN_STEP: phases}
-    return te.compute((n, blocks, out_h, out_w, lanes), element, name="depthwise", attrs=attrs)
+    return te.compute((n, blocks, *out_size, lanes), element, name="depthwise", attrs=attrs)
 
 
 def gather_words(x: te.Tensor, pads: list[int], fill: int) -> te.Tensor:

@@ -182,7 +182,7 @@ def choose_tile(row: Row, registers: int) -> tuple[int, int]:
         if row.channel_blocks % blocks:
             continue
         is_read_again = row.is_shared or row.by_element or vectors > 1
-        spare = 0 if row.is_shared or row.by_element else 2
+        spare = -4 if row.by_element else 0 if row.is_shared else 2
         most = (registers + spare - vectors) // (vectors + 1) if is_read_again else registers * 3 // 4
         for columns in filter(row.may_have, range(1, min(row.width, most) + 1)):
             tiles = -(-row.width // columns)

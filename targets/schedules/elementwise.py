@@ -82,7 +82,8 @@ def flatten(sch: Schedule, block: SBlockRV, profile: Profile) -> None:
         return
     work = math.prod(extents)
     lanes = min(vector_lanes(sch, block, profile), profile.lanes(_widest(sch, block)))
-    if extents[-1] % lanes and _is_map(sch, block):
+    is_map = _is_map(sch, block)
+    if extents[-1] % lanes and is_map:
         joined = next((n for n in range(1, len(loops)) if math.prod(extents[-n:]) % lanes == 0), len(loops))
         loops = [*loops[:-joined], sch.fuse(*loops[-joined:])]
         extents = [*extents[:-joined], math.prod(extents[-joined:])]
@@ -95,6 +96,10 @@ def flatten(sch: Schedule, block: SBlockRV, profile: Profile) -> None:
         split, vector = sch.split(loops[-1], [None, lanes])
         outer_loops = [*outer_loops, split]
     sch.vectorize(vector)
+    if not is_map and len(outer_loops) > 2:
+        # A loop of its own for what would be divisions of the joined index, and in parts where padding begins and ends.
+        sch.annotate(outer_loops[-1], "pragma_loop_partition_hint", 1)
+        outer_loops = outer_loops[:-1]
     if outer_loops:
         parallelize(sch, sch.fuse(*outer_loops), work)
 

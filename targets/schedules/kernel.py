@@ -96,7 +96,11 @@ def unroll_elements(schedule: Schedule, loop: LoopRV, profile: Profile) -> list[
     """
     lanes = profile.lanes("float32")
     extent = int(schedule.get(loop).extent)
-    if not profile.instruction_set.by_element or extent % lanes:
+    if not profile.instruction_set.by_element:
+        return [loop]
+    if extent % lanes:
+        if extent <= 3 * lanes:
+            schedule.unroll(loop)
         return [loop]
     outer, inner = schedule.split(loop, [None, lanes])
     schedule.unroll(inner)
