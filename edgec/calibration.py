@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,11 @@ from edgec.errors import EdgecError, UsageError
 from edgec.frontend import execute
 from edgec.frontend.executor import Array
 from edgec.golden import save_arrays
-from edgec.passes.quantization import ChannelMoments, Histogram
+from edgec.passes.quantization import ChannelMoments, Histogram, InputProducts
 from edgec.progress import Progress, silent
 from edgec.samples import Samples
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["Calibration", "calibrate", "collect_products"]
 
 _SAVE_EVERY_S = 10.0
 _EXAMPLES = 4
@@ -92,6 +93,34 @@ def calibrate(
     if state is not None:
         state.unlink(missing_ok=True)
     return work.result
+
+
+def collect_products(
+    model: ir.Model, nodes: Mapping[str, str], samples: Samples, limit: int | None = None, progress: Progress = silent
+) -> dict[str, Array]:
+    """`InputProducts` of linear operators over samples, by node name.
+
+    Args:
+        model: With static shapes.
+        nodes: Names of the operators, and of the values that they read.
+        samples: To be gone through.
+        limit: The most samples that are used.
+        progress: Called after every sample.
+    """
+    found = {node.name: InputProducts(node) for node in model.graph if node.name in nodes and InputProducts.fits(node)}
+    readers: dict[str, list[InputProducts]] = {}
+    for name, value in nodes.items():
+        if name in found:
+            readers.setdefault(value, []).append(found[name])
+
+    def watch(name: str, array: Array) -> None:
+        for products in readers.get(name, ()):
+            products.add(array)
+
+    for index, sample in enumerate(islice(samples, limit)):
+        execute(model, sample, hook=watch)
+        progress("weigh inputs", index + 1, limit or samples.count or 0)
+    return {str(name): products.sums for name, products in found.items() if products.sums is not None}
 
 
 class _Calibrating:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Quantization", "QuantizationWarning", "Settings", "quantize", "quantize_imported"]
 
 Equalization: TypeAlias = Literal["none", "weights", "activations"]
+Rounding: TypeAlias = Literal["nearest", "adaptive"]
 
 _SYNTHETIC_SAMPLES = 8
 
@@ -45,6 +46,7 @@ class Settings:
     keep_float: tuple[str, ...] = ()
     corrects_bias: bool = True
     equalization: Equalization = "none"
+    rounding: Rounding = "nearest"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def quantize(
     keep_float: Sequence[str] = (),
     bias_correction: bool = True,
     equalization: Equalization = "none",
+    rounding: Rounding = "nearest",
     samples: int | None = None,
     state: Path | None = None,
     progress: Progress = silent,
@@ -123,6 +126,8 @@ def quantize(
         equalization: Whether scales per channel are moved from activations into weights: ``weights`` judges by the
             weights on both sides (cross-layer equalization), ``activations`` by the calibration data (SmoothQuant),
             for which the model runs on them twice.
+        rounding: Of the weights: ``nearest``, or ``adaptive`` for the integers with which a layer's outputs change
+            least (the objective of AdaRound), for which the model runs on the calibration data once more.
         samples: The most samples that are used.
         state: File from which an interrupted calibration goes on.
         progress: Called as the work goes on.
@@ -145,6 +150,7 @@ def quantize(
         tuple(keep_float),
         bias_correction,
         equalization,
+        rounding,
     )
     imported = read_model(model, inputs)
     made = quantize_imported(imported, calibration, settings, limit=samples, state=state, progress=progress)
@@ -163,6 +169,7 @@ def quantize_imported(
     progress: Progress = silent,
 ) -> Quantization:
     """`quantize` for a model that was read, with everything that it found out; nothing is printed."""
+    from edgec.calibration import collect_products
     from edgec.calibration_checks import scale_warnings
     from edgec.passes import simplify
     from edgec.passes.quantization import (
@@ -211,7 +218,10 @@ def quantize_imported(
     names_kept = frozenset(str(node.name) for node in kept)
     linear = {str(unit.root.name): str(unit.inputs[0].name) for unit in placement.units if unit.is_linear}
     means = {name: seen.channels[read].means for name, read in linear.items()} if settings.corrects_bias else {}
-    InsertPairs(encodings, names_kept, settings.is_per_channel, means=means)(quantized)
+    products = {}
+    if settings.rounding == "adaptive":
+        products = collect_products(simplified, linear, found, limit, progress)
+    InsertPairs(encodings, names_kept, settings.is_per_channel, products, means)(quantized)
     return Quantization(quantized, simplified, seen, placement, encodings, settings, names_kept, tuple(notes))
 
 
@@ -253,5 +263,7 @@ def _check(settings: Settings, limit: int | None) -> None:
         raise UsageError(f"activations cannot be {settings.activation_type}", fix="choose uint8 or int8")
     if settings.equalization not in ("none", "weights", "activations"):
         raise UsageError(f"there is no equalization '{settings.equalization}'", fix="choose weights or activations")
+    if settings.rounding not in ("nearest", "adaptive"):
+        raise UsageError(f"there is no rounding '{settings.rounding}'", fix="choose nearest or adaptive")
     if limit is not None and limit < 1:
         raise UsageError(f"{limit} samples are too few", fix="use at least one")

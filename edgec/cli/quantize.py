@@ -14,7 +14,7 @@ from edgec.errors import UsageError
 
 if TYPE_CHECKING:
     from edgec.passes.quantization import ActivationType, Method
-    from edgec.quantization import Equalization
+    from edgec.quantization import Equalization, Rounding
 
 __all__ = ["command"]
 
@@ -41,6 +41,10 @@ _SHOWN = 12
     "--equalization", type=click.Choice(["none", "weights", "activations"]), default="none", show_default=True,
     help="Move scales per channel into weights, judged by weights (data-free) or by activations (SmoothQuant).",
 )  # fmt: skip
+@click.option(
+    "--rounding", type=click.Choice(["nearest", "adaptive"]), default="nearest", show_default=True,
+    help="Of weights: each to its nearest integer, or together, for the least change of a layer's outputs.",
+)  # fmt: skip
 @click.option("--report", type=click.Path(path_type=Path), help="Page to write about every layer (.html, or .json).")
 @click.option("--samples", type=int, help="Use only so many samples.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted calibration.")
@@ -59,6 +63,7 @@ def command(
     per_tensor: bool,
     no_bias_correction: bool,
     equalization: Equalization,
+    rounding: Rounding,
     report: Path | None,
     samples: int | None,
     resume: bool,
@@ -85,7 +90,7 @@ def command(
         )
     settings = Settings(
         method, percentile, activation_type, symmetric, not per_tensor, keep_float,
-        not no_bias_correction, equalization,
+        not no_bias_correction, equalization, rounding,
     )  # fmt: skip
     imported = read_model(open_source(model, checkpoint), inputs)
     try:

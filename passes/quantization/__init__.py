@@ -10,6 +10,7 @@ from edgec.passes.quantization.insert_pairs import InsertPairs
 from edgec.passes.quantization.migrate_scales import MigrateScales
 from edgec.passes.quantization.placement import Placement, Unit, place
 from edgec.passes.quantization.range_search import METHODS, Method, find_range
+from edgec.passes.quantization.round_weights import InputProducts
 from edgec.passes.quantization.selection import nodes_named
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ChannelMoments",
     "Encoding",
     "Histogram",
+    "InputProducts",
     "InsertPairs",
     "Method",
     "MigrateScales",

@@ -12,7 +12,8 @@ from onnx_ir.passes import InPlacePass
 
 from edgec.passes.quantization.encoding import Encoding, Floats, encode_bias, encode_weight, least_weight_scales
 from edgec.passes.quantization.placement import Unit, place
-from edgec.passes.quantization.weights import read_linear
+from edgec.passes.quantization.round_weights import round_weights
+from edgec.passes.quantization.weights import Linear, read_linear
 from edgec.passes.report import CountedResult, Tally
 from edgec.passes.rewiring import Array, array_of, new_constant
 
@@ -32,7 +33,8 @@ class InsertPairs(InPlacePass):
         encodings: Of every value that is rounded, by name; see `share_encodings`.
         keep_float: Names of nodes that stay in float.
         per_channel: Whether weights have a scale per channel, or one for all.
-        weights: Integers to use instead of the nearest ones, by node name; in the layout of `read_linear`.
+        products: Of the inputs of linear operators, by node name: where they are known, weights are rounded by
+            `round_weights` instead of to the nearest integer.
         means: Of the channels of a linear operator's input, by node name: where they are known, the bias takes back
             what rounding the weights adds to the output on average.
         only: Names of the first nodes of the units that are quantized, each with the values that it reads; None for
@@ -42,7 +44,7 @@ class InsertPairs(InPlacePass):
     encodings: Mapping[str, Encoding]
     keep_float: frozenset[str] = frozenset()
     per_channel: bool = True
-    weights: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
+    products: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     only: frozenset[str] | None = None
 
@@ -78,7 +80,9 @@ class InsertPairs(InPlacePass):
             None if bias is None else _per_weight_scale(least_weight_scales(bias, input_scale), linear.repeats, axis)
         )
         steps, scales = encode_weight(linear.weight, axis, least)
-        steps = self.weights.get(node.name or "", steps)
+        products = self.products.get(node.name or "")
+        if products is not None:
+            steps = _rounded_together(linear, scales, products)
         name = f"{node.name}_weight"
         node.replace_input_with(1, _dequantized(graph, node, steps, scales, axis, name))
         if node.op_type == "Gemm":
@@ -114,6 +118,14 @@ def _added_bias(unit: Unit) -> tuple[tuple[ir.Node, int] | None, Floats | None]:
         if array is not None and weight is not None and array.size == weight.shape[1] == array.shape[-1]:
             return (node, index), array.reshape(-1).astype(np.float32)
     return None, None
+
+
+def _rounded_together(linear: Linear, scales: Floats, products: NDArray[np.float64]) -> NDArray[np.int8]:
+    """`round_weights` for weights in their own layout: (outputs, inputs ...) or (inputs, outputs)."""
+    is_rows = linear.channel_axis == 0
+    rows = linear.weight.reshape(len(linear.weight), -1) if is_rows else linear.weight.T
+    steps = round_weights(rows, np.broadcast_to(scales, len(rows)).astype(np.float32), products)
+    return np.ascontiguousarray(steps.reshape(linear.weight.shape) if is_rows else steps.T)
 
 
 def array_shape(value: ir.Value | None) -> tuple[int, ...]:

@@ -1,0 +1,125 @@
+"""Round weights up or down so that a layer's outputs change least, and not each weight to its nearest integer.
+
+The error of a linear operator's output is a quadratic form in the error of its weights: all that the data have to say
+is the matrix of products of its inputs, which has one size however many samples there are.
+
+Source: the objective is that of Nagel et al. 2020, "Up or Down? Adaptive Rounding for Post-Training Quantization"
+(AdaRound), eq. 13; it is solved as in Frantar et al. 2023, "GPTQ", algorithm 1, which takes a hundredth of the time of
+gradient descent and comes to a smaller error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgec.passes.quantization.encoding import WEIGHT_LIMIT
+from edgec.passes.rewiring import attribute_ints, static_shape
+
+__all__ = ["InputProducts", "round_weights"]
+
+_LARGEST = 2048
+"""Inputs per output beyond which the matrix is too large to be kept for every layer."""
+_POSITIONS = 256
+_DAMPING = 0.01
+_BLOCK = 64
+
+
+@dataclass
+class InputProducts:
+    """Sums of the products of all pairs of inputs that an output of a Conv, Gemm or MatMul is made of.
+
+    Attributes:
+        node: The operator.
+        sums: float64 (groups, inputs, inputs), with `inputs` in the order of its weights.
+    """
+
+    node: ir.Node
+    sums: NDArray[np.float64] | None = None
+    _random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    @classmethod
+    def fits(cls, node: ir.Node) -> bool:
+        """Whether this is known for an operator, and worth its memory."""
+        shape = static_shape(node.inputs[1])
+        if shape is None or node.op_type not in ("Conv", "Gemm", "MatMul"):
+            return False
+        if node.op_type == "Conv":
+            return len(shape) == 4 and int(np.prod(shape[1:])) <= _LARGEST
+        return max(shape) <= _LARGEST
+
+    def add(self, array: NDArray[np.float32]) -> None:
+        """Count the inputs of some outputs for one sample, chosen at random."""
+        rows = self._patches(array) if self.node.op_type == "Conv" else array.reshape(1, -1, array.shape[-1])
+        chosen = self._random.permutation(rows.shape[1])[:_POSITIONS]
+        rows = rows[:, chosen].astype(np.float64)
+        products = rows.transpose(0, 2, 1) @ rows
+        self.sums = products if self.sums is None else self.sums + products
+
+    def _patches(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(groups, positions, inputs of an output) of an image."""
+        shape = static_shape(self.node.inputs[1])
+        assert shape is not None
+        pads = attribute_ints(self.node, "pads", (0, 0, 0, 0))
+        strides, dilations = (attribute_ints(self.node, name, (1, 1)) for name in ("strides", "dilations"))
+        padded = np.pad(array, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
+        extents = [(size - 1) * step + 1 for size, step in zip(shape[2:], dilations, strict=True)]
+        windows = np.lib.stride_tricks.sliding_window_view(padded, extents, (2, 3))
+        windows = windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
+        places = self._random.permutation(windows.shape[2] * windows.shape[3])[:_POSITIONS]
+        down, across = np.divmod(places, windows.shape[3])
+        rows = windows[:, :, down, across].transpose(0, 2, 1, 3, 4)  # (samples, positions, channels, kernel)
+        groups = array.shape[1] // shape[1]
+        return rows.reshape(-1, groups, int(np.prod(shape[1:]))).transpose(1, 0, 2)
+
+
+def round_weights(
+    weight: NDArray[np.float32], scales: NDArray[np.float32], products: NDArray[np.float64]
+) -> NDArray[np.int8]:
+    """Weights as int8 with little error at the outputs; an output that does not gain by it is rounded to nearest.
+
+    One input after the other is rounded, and those that are still to come take over what they can of its error.
+
+    Args:
+        weight: (outputs, inputs)
+        scales: (outputs,)
+        products: (groups, inputs, inputs); outputs of a group follow each other.
+    """
+    groups = len(products)
+    ratio = (weight.astype(np.float64) / scales[:, None]).reshape(groups, -1, weight.shape[1])
+    nearest = np.clip(np.rint(ratio), -WEIGHT_LIMIT, WEIGHT_LIMIT)
+    found = np.stack([_rounded(rows, matrix) for rows, matrix in zip(ratio, products, strict=True)])
+    is_better = _errors(found - ratio, products) < _errors(nearest - ratio, products)
+    return np.where(is_better[..., None], found, nearest).reshape(weight.shape).astype(np.int8)
+
+
+def _rounded(ratio: NDArray[np.float64], products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of one group: (outputs, inputs)."""
+    inputs = len(products)
+    # The inputs that matter most go first, while there are others left to make up for them.
+    order = np.argsort(-np.diag(products), kind="stable")
+    damping = _DAMPING * max(float(np.diag(products).mean()), 1e-30)
+    inverse = np.linalg.inv(products[np.ix_(order, order)] + damping * np.eye(inputs))
+    share = np.linalg.cholesky((inverse + inverse.T) / 2).T
+    left = ratio[:, order]
+    steps = np.empty_like(left)
+    for begin in range(0, inputs, _BLOCK):
+        end = min(begin + _BLOCK, inputs)
+        errors = np.empty((len(left), end - begin))
+        for index in range(begin, end):
+            steps[:, index] = np.clip(np.rint(left[:, index]), -WEIGHT_LIMIT, WEIGHT_LIMIT)
+            error = (left[:, index] - steps[:, index]) / share[index, index]
+            left[:, index:end] -= np.outer(error, share[index, index:end])
+            errors[:, index - begin] = error
+        left[:, end:] -= errors @ share[begin:end, end:]
+    result = np.empty_like(steps)
+    result[:, order] = steps
+    return result
+
+
+def _errors(difference: NDArray[np.float64], products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Square error of each output, (groups, outputs), in steps of its weights."""
+    return np.asarray(((difference @ products) * difference).sum(axis=2), np.float64)
