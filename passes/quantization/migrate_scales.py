@@ -72,7 +72,8 @@ class MigrateScales(InPlacePass):
             for node in nodes:
                 _multiply_input(node, scales)
             tally.count("value")
-        RemoveDeadCode()(model)  # weights as they were
+        if tally.changes:
+            RemoveDeadCode()(model)  # weights as they were
         return tally.result(model)
 
     def _scales(self, name: str, readers: list[ir.Node], maker: ir.Node) -> NDArray[np.float64] | None:

@@ -77,13 +77,40 @@ def test_the_result_runs_in_onnxruntime_as_in_the_engine(tiny, run_onnxruntime):
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
-@pytest.mark.parametrize("options", [{}, {"symmetric": True, "activation_type": "int8"}, {"per_channel": False}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"symmetric": True, "activation_type": "int8"},
+        {"per_channel": False},
+        {"equalization": "weights"},
+        {"equalization": "activations", "rounding": "adaptive"},
+    ],
+)
 def test_options(tiny, run_onnxruntime, method, options):
     arrays = samples(20)
     model = edgec.quantize(tiny, arrays, method=method, **options)
     inputs = {name: array[3] for name, array in arrays.items()}
     actual, exact = run_onnxruntime(model, inputs)["logits"], execute(tiny, inputs)["logits"]
     assert np.square(actual - exact).sum() < 0.01 * np.square(exact).sum()
+
+
+def test_adaptive_rounding_brings_the_outputs_nearer(tiny):
+    arrays = samples(64)
+    rows = [{name: array[i] for name, array in arrays.items()} for i in range(64)]
+
+    def error(rounding: str) -> float:
+        model = edgec.quantize(tiny, arrays, rounding=rounding)
+        return sum(float(np.square(execute(model, r)["logits"] - execute(tiny, r)["logits"]).sum()) for r in rows)
+
+    assert error("adaptive") < error("nearest")
+
+
+def test_an_iterator_that_is_needed_twice_is_refused(tiny):
+    rows = [{name: array[i] for name, array in samples(3).items()} for i in range(3)]
+    with pytest.raises(EdgecError, match="an iterator gives them once"):
+        edgec.quantize(tiny, iter(rows), rounding="adaptive")
+    edgec.quantize(tiny, lambda: iter(rows), rounding="adaptive")
 
 
 def test_bias_correction_brings_the_mean_output_nearer(tiny):
@@ -155,6 +182,8 @@ def test_wrong_files_are_refused(tiny, tmp_path):
         ({"percentile": 99.0}, UsageError, "a percentile says nothing to the method 'mse'"),
         ({"method": "percentile", "percentile": 0.99}, UsageError, "not between 50 and 100"),
         ({"method": "median"}, UsageError, "there is no method 'median'"),
+        ({"equalization": "both"}, UsageError, "there is no equalization 'both'"),
+        ({"rounding": "up"}, UsageError, "there is no rounding 'up'"),
         ({"activation_type": "int4"}, UsageError, "activations cannot be int4"),
         ({"samples": 0}, UsageError, "0 samples are too few"),
     ],
