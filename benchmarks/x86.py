@@ -104,6 +104,13 @@ class Row:
     compile_s: float
     figures: dict[str, Figures]
 
+    def gain(self) -> float:
+        """The median of float32 by that of int8; NaN where there are not both."""
+        medians = [
+            self.figures[f"edgec {kind}"].median_ms for kind in ("float32", "int8") if f"edgec {kind}" in self.figures
+        ]
+        return medians[0] / medians[1] if len(medians) == 2 else math.nan
+
     def ratio(self) -> float:
         """The best peer's median by that of edgec's first target; above 1, edgec is faster. NaN without a peer."""
         ours = next((f for name, f in self.figures.items() if name.startswith("edgec")), None)
@@ -150,6 +157,77 @@ def model_path(name: str) -> tuple[str | Path, Shapes]:
     return path, shapes
 
 
+def measure_quantized(name: str, peers: Sequence[str], threads: Sequence[int], seconds: float) -> list[Row]:
+    """Quantize a model with edgec and with ONNX Runtime, then measure peers on both, and edgec on its own and in float.
+
+    The ranges are those of noise: good enough to compute as much as a calibrated model does.
+
+    Raises:
+        FileNotFoundError: The model's file is not there.
+        EdgecError: edgec cannot quantize or compile it.
+        AssertionError: The int8 artifact computes something else than the engine.
+    """
+    source, shapes = model_path(name)
+    with tempfile.TemporaryDirectory(prefix="edgec-x86-") as root:
+        folders = {kind: Path(root) / kind for kind in ("float32", "edgec", "onnxruntime")}
+        for folder in folders.values():
+            folder.mkdir()
+        model = read_model(source, shapes or None)
+        ir.save(model, folders["float32"] / "model.onnx")
+        noise = np.random.default_rng(1)
+        samples = {
+            value.name: noise.standard_normal((4, *value.shape.numpy())).astype(value.dtype.numpy())
+            for value in model.graph.inputs
+        }
+        start = time.perf_counter()
+        ir.save(edgec.quantize(model, samples, method="minmax"), folders["edgec"] / "model.onnx")
+        bundles = {
+            f"edgec {kind}": edgec.compile(folders[folder] / "model.onnx", name=name, cache=False)
+            for kind, folder in (("int8", "edgec"), ("float32", "float32"))
+        }
+        compile_s = time.perf_counter() - start
+        places = {contender: bundle.folder for contender, bundle in bundles.items()}
+        places |= {f"{peer} edgec's": folders["edgec"] for peer in peers}
+        try:
+            quantize_with_onnxruntime(folders["float32"], folders["onnxruntime"], samples)
+            places |= {f"{peer} ORT's": folders["onnxruntime"] for peer in peers}
+        except Exception as err:  # whatever the peer's quantizer trips over: the other model is there
+            print(f"{name}: ONNX Runtime does not quantize it: {err}", file=sys.stderr)
+        reference = bundles["edgec int8"]
+        sample = {info: array[0] for info, array in reference.golden("inputs").items()}
+        for place in {*places.values()}:
+            np.savez(place / "inputs.npz", **sample)
+        expected = {info: array[0] for info, array in reference.golden("outputs").items()}
+        return [
+            Row(name, count, compile_s, measure(places, expected, count, seconds, ("edgec int8",))) for count in threads
+        ]
+
+
+def quantize_with_onnxruntime(source: Path, result: Path, samples: Mapping[str, np.ndarray]) -> None:
+    """QDQ with uint8 activations and int8 weights per channel, as ONNX Runtime recommends for CPUs."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            count = len(next(iter(samples.values())))
+            self.rows = iter([{name: array[i] for name, array in samples.items()} for i in range(count)])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.rows, None)
+
+    quant_pre_process(source / "model.onnx", result / "float.onnx", skip_symbolic_shape=True)
+    quantization.quantize_static(
+        result / "float.onnx",
+        result / "model.onnx",
+        Reader(),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
+
+
 def measure_model(
     name: str, targets: Sequence[str], peers: Sequence[str], threads: Sequence[int], seconds: float
 ) -> list[Row]:
@@ -182,16 +260,24 @@ def measure_model(
 
 
 def measure(
-    places: Mapping[str, Path], expected: Mapping[str, np.ndarray], threads: int, seconds: float
+    places: Mapping[str, Path],
+    expected: Mapping[str, np.ndarray],
+    threads: int,
+    seconds: float,
+    judged: Sequence[str] | None = None,
 ) -> dict[str, Figures]:
-    """Start all contenders, compare what they compute, and let them take turns; a peer that fails is left out."""
+    """Start all contenders, compare what they compute, and let them take turns; a peer that fails is left out.
+
+    Only those in ``judged``, by default all, need to compute what is expected: others have other integers.
+    """
     contenders: dict[str, PeerProcess] = {}
     try:
         for name, folder in places.items():
             is_ours = name.startswith("edgec")
             try:
                 contender = contenders[name] = PeerProcess(name.split()[0], folder, threads)
-                contender.figures.note = difference(expected, contender.outputs, is_strict=is_ours)
+                if judged is None or name in judged:
+                    contender.figures.note = difference(expected, contender.outputs, is_strict=is_ours)
                 contender.run(WARM_UP_SECONDS, count=False)
             except (RuntimeError, AssertionError) as err:
                 if is_ours:
@@ -233,9 +319,14 @@ def latency_table(rows: Sequence[Row]) -> Table:
         low, middle, high = figures.percentiles_ms
         return f"{middle:.3f} ({low:.3f}–{high:.3f})"
 
-    table = _table("median ms (10 %–90 %)", rows, cell, "best peer / edgec", lambda row: f"{row.ratio():.2f}")
-    blanks = [""] * (len(table.columns) - 2)
-    table.add_row("geometric mean", *blanks, f"{geometric_mean([row.ratio() for row in rows]):.2f}")
+    ratios = {"best peer / edgec": Row.ratio}
+    if not math.isnan(geometric_mean([row.gain() for row in rows])):
+        ratios["float32 / int8"] = Row.gain
+    last = {name: lambda row, of=of: f"{of(row):.2f}" for name, of in ratios.items()}
+    table = _table("median ms (10 %–90 %)", rows, cell, last)
+    blanks = [""] * (len(table.columns) - 1 - len(ratios))
+    means = (f"{geometric_mean([of(row) for row in rows]):.2f}" for of in ratios.values())
+    table.add_row("geometric mean", *blanks, *means)
     return table
 
 
@@ -246,26 +337,26 @@ def cost_table(rows: Sequence[Row]) -> Table:
         return f"{figures.peak_mib:.0f} / {figures.load_ms:.1f} + {figures.first_ms:.1f}"
 
     title = "peak MiB / load ms + first inference ms"
-    return _table(title, rows, cell, "compile s", lambda row: f"{row.compile_s:.1f}")
+    return _table(title, rows, cell, {"compile s": lambda row: f"{row.compile_s:.1f}"})
 
 
 def _table(
-    title: str, rows: Sequence[Row], cell: Callable[[Figures], str], last: str, of_row: Callable[[Row], str]
+    title: str, rows: Sequence[Row], cell: Callable[[Figures], str], last: Mapping[str, Callable[[Row], str]]
 ) -> Table:
-    """A line per model, a column per contender, and one more at the end."""
+    """A line per model, a column per contender, and more at the end."""
     names = list(dict.fromkeys(name for row in rows for name in row.figures))
     table = Table(title=f"{title}, {rows[0].threads} thread(s)")
-    for column in ("model", *names, last):
+    for column in ("model", *names, *last):
         table.add_column(column, justify="left" if column == "model" else "right")
     for row in rows:
         cells = (cell(row.figures[name]) if name in row.figures else "failed" for name in names)
-        table.add_row(row.model, *cells, of_row(row))
+        table.add_row(row.model, *cells, *(of_row(row) for of_row in last.values()))
     return table
 
 
 def save(path: Path, rows: Sequence[Row], skipped: Mapping[str, str]) -> None:
     """All figures with machine and versions, as JSON."""
-    contenders = {name for row in rows for name in row.figures if not name.startswith("edgec")}
+    contenders = {name.split()[0] for row in rows for name in row.figures if not name.startswith("edgec")}
     threads = sorted({row.threads for row in rows})
     report = {
         "machine": machine(),
@@ -279,6 +370,7 @@ def save(path: Path, rows: Sequence[Row], skipped: Mapping[str, str]) -> None:
                 "threads": row.threads,
                 "compile_s": row.compile_s,
                 "best_peer_by_edgec": row.ratio(),
+                "float32_by_int8": row.gain(),
                 "contenders": {name: figures.to_dict() for name, figures in row.figures.items()},
             }
             for row in rows
@@ -294,6 +386,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS), help="comma-separated; default: all")
     parser.add_argument("--targets", default="native", help="edgec's targets, comma-separated; ratios are the first's")
     parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated; default: those installed")
+    parser.add_argument("--int8", action="store_true", help="quantized models, beside edgec's float32")
     parser.add_argument("--json", type=Path, help="write all figures here")
     arguments = parser.parse_args()
     models, targets = arguments.models.split(","), arguments.targets.split(",")
@@ -307,7 +400,10 @@ def main() -> None:
     skipped: dict[str, str] = {}
     for name in models:
         try:
-            rows += measure_model(name, targets, peers, threads, arguments.seconds)
+            if arguments.int8:
+                rows += measure_quantized(name, peers, threads, arguments.seconds)
+            else:
+                rows += measure_model(name, targets, peers, threads, arguments.seconds)
         except (FileNotFoundError, EdgecError, AssertionError, RuntimeError) as err:
             skipped[name] = f"{type(err).__name__}: {err}"
             print(f"{name} is left out: {err}", file=sys.stderr)
