@@ -71,8 +71,9 @@ def with_smaller_input(proto: onnx.ModelProto, size: int) -> onnx.ModelProto:
     shapes = {node.input[1] for node in proto.graph.node if node.op_type == "Reshape"}
     for initializer in proto.graph.initializer:
         shape = np.array(numpy_helper.to_array(initializer))
-        if initializer.name in shapes and shape.size > 3:
-            shape[-2:] = [d if d < 2 or d * size % before else d * size // before for d in shape[-2:]]
+        if initializer.name in shapes and shape.size > 2:
+            # (..., height, width), or (channels, groups, pixels)
+            shape[-2:] = shape[-2:] * size // before if shape.size > 3 else (shape[-2], -1)
             initializer.CopyFrom(numpy_helper.from_array(shape, initializer.name))
     del proto.graph.value_info[:]
     for output in proto.graph.output:
