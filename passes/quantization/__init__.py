@@ -9,6 +9,8 @@ from edgec.passes.quantization.histogram import Histogram
 from edgec.passes.quantization.insert_pairs import InsertPairs
 from edgec.passes.quantization.migrate_scales import MigrateScales
 from edgec.passes.quantization.placement import Placement, Unit, place
+from edgec.passes.quantization.quantize_dynamically import QuantizeDynamically
+from edgec.passes.quantization.quantize_weights import QuantizeWeights
 from edgec.passes.quantization.range_search import METHODS, Method, find_range
 from edgec.passes.quantization.round_weights import InputProducts
 from edgec.passes.quantization.selection import nodes_named
@@ -24,6 +26,8 @@ __all__ = [
     "Method",
     "MigrateScales",
     "Placement",
+    "QuantizeDynamically",
+    "QuantizeWeights",
     "Range",
     "Unit",
     "encode_range",

@@ -57,7 +57,7 @@ class InputProducts:
         chosen = self._random.permutation(rows.shape[1])[:_POSITIONS]
         rows = rows[:, chosen].astype(np.float64)
         products = rows.transpose(0, 2, 1) @ rows
-        self.sums = products if self.sums is None else self.sums + products
+        self.sums = np.asarray(products if self.sums is None else self.sums + products, np.float64)
 
     def _patches(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
         """(groups, positions, inputs of an output) of an image."""
