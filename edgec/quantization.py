@@ -16,6 +16,7 @@ from edgec.bundle import TensorInfo
 from edgec.errors import EdgecError, UsageError
 from edgec.progress import Progress, silent
 from edgec.sources import InputSpec, ModelSource, read_model
+from edgec.weight_quantization import DataFree, Mode, quantize_without_data, refuse_static_options
 
 if TYPE_CHECKING:
     from edgec.calibration import Calibration
@@ -93,6 +94,7 @@ def quantize(
     model: ModelSource,
     calibration: SampleSource | None = None,
     *,
+    mode: Mode = "static",
     inputs: InputSpec | None = None,
     method: Method = "mse",
     percentile: float | None = None,
@@ -103,17 +105,22 @@ def quantize(
     bias_correction: bool = True,
     equalization: Equalization = "none",
     rounding: Rounding = "nearest",
+    bits: int | None = None,
+    block_size: int | None = None,
     samples: int | None = None,
     state: Path | None = None,
     progress: Progress = silent,
 ) -> ir.Model:
-    """Quantize a model to int8: a QDQ model at opset 22 that ONNX Runtime runs, and that `edgec.compile` lowers.
+    """Quantize a model: one at opset 22 that ONNX Runtime runs, and that `edgec.compile` lowers.
 
     Args:
         model: See :func:`edgec.compile`.
         calibration: Samples of the inputs: a path to an .npz file keyed by input name with a leading sample axis, or
             to a folder of those, ``"package.module:callable"``, arrays by input name, or an iterable of samples.
-            None for synthetic noise, with a warning.
+            None for synthetic noise, with a warning. Only for mode ``static``.
+        mode: ``static`` for int8 with ranges that are found beforehand; ``dynamic`` for products of int8 with ranges
+            that are found while the model runs; ``weight-only`` for products of floats and weights of few bits. The
+            last two are for Gemm and MatMul, and of the options below only `keep_float` is for them.
         inputs: Shapes by input name, for symbolic dimensions and engine modules.
         method: How a range is found: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
         percentile: For the method of that name: the share of the values, in percent, within either end. 99.99 if None.
@@ -128,6 +135,9 @@ def quantize(
             for which the model runs on them twice.
         rounding: Of the weights: ``nearest``, or ``adaptive`` for the integers with which a layer's outputs change
             least (the objective of AdaRound), for which the model runs on the calibration data once more.
+        bits: Of a weight in mode ``weight-only``: 8 (None) or 4.
+        block_size: Weights along a column that share a scale in mode ``weight-only``; None for whole columns, with 4
+            bits for 32.
         samples: The most samples that are used.
         state: File from which an interrupted calibration goes on.
         progress: Called as the work goes on.
@@ -152,6 +162,10 @@ def quantize(
         equalization,
         rounding,
     )
+    free = DataFree(mode, bits, block_size, tuple(keep_float))
+    if mode != "static":
+        refuse_static_options(mode, settings, ("calibration", calibration), ("samples", samples), ("state", state))
+        return quantize_without_data(read_model(model, inputs), free).model
     imported = read_model(model, inputs)
     made = quantize_imported(imported, calibration, settings, limit=samples, state=state, progress=progress)
     for note in made.notes:
