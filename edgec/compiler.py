@@ -407,7 +407,7 @@ def _bundle(c: Compilation) -> Bundle:
             "target": target_row(c.profile),
             "inputs": [_row(info) for info in _tensors(_graph_inputs(c.imported))],
             "outputs": [_row(info) for info in _tensors(c.imported.graph.outputs)],
-            "recipe": {"precision": "float32"},
+            "recipe": _recipe(c),
             "memory": {
                 "params_bytes": len(c.plan.params),
                 "arena_bytes": c.plan.arena_size_bytes,
@@ -418,6 +418,15 @@ def _bundle(c: Compilation) -> Bundle:
         },
         {title: round(seconds, 3) for title, seconds in c.seconds.items()},
     )
+
+
+def _recipe(c: Compilation) -> dict[str, object]:
+    """How the model computes; of a quantized one, which operators leave open how its integers are rounded."""
+    from edgec.frontend.integers import float_islands
+
+    if c.integers is c.imported:
+        return {"precision": "float32"}
+    return {"precision": "int8", "float_islands": float_islands(c.integers)}
 
 
 def target_row(profile: Profile) -> dict[str, object]:

@@ -205,7 +205,7 @@ def _native() -> Profile:
         llvm_cpu=cpu,
         llvm_attributes=(*attributes, *(a for a in isa.llvm_attributes if a.startswith("-prefer"))),
         instruction_set=isa,
-        required_features=(*isa.required, *(name for name in OPTIONAL_FEATURES if name in present)),
+        required_features=tuple(dict.fromkeys((*isa.required, *(f for f in OPTIONAL_FEATURES if f in present)))),
         link_targets=_native_link_targets(arch),
         qemu_cpu="max",
     )

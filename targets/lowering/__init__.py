@@ -3,6 +3,7 @@
 from edgec.targets.lowering import (  # noqa: F401  importing a family registers its lowerings
     activation,
     convolution,
+    dynamic_quantization,
     elementwise,
     indexing,
     integer_products,

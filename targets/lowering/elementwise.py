@@ -7,9 +7,11 @@ from functools import reduce
 
 import numpy as np
 import onnx_ir as ir
-from tvm import relax, te, tirx
+from tvm import prim, relax, te, tirx
 from tvm.ir import GenericConst
+from tvm_ffi.structural import structural_map
 
+from edgec.targets.intrinsics import rounded
 from edgec.targets.lowering import layouts, scalars
 from edgec.targets.lowering.attributes import integer
 from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, lowers, shape_of, static_shape
@@ -45,6 +47,8 @@ def emit_elementwise(
         name: The kernel's name.
         fill: What the padding lanes of constant operands hold.
     """
+    if emitter.is_quantized and node.op_type in _EXACT:
+        function = _uncontracted(function)
     operands = [value for value in values if value is not None]
     out = node.outputs[0]
     out_shape = static_shape(out)
@@ -60,6 +64,19 @@ def emit_elementwise(
         exprs = [emitter.before_reshape(exprs[0])]
     result = combine(emitter, function, exprs, kernel)
     emitter.set_plain(out, emitter.reshape(result, out_shape))
+
+
+_EXACT = frozenset({"Add", "Div", "HardSigmoid", "HardSwish", "LeakyRelu", "Mean", "Mul", "PRelu", "Sub", "Sum"})
+"""What a quantized model may compute between integers: arithmetic that the engine does operation by operation."""
+
+
+def _uncontracted(function: Scalar) -> Scalar:
+    """The function with each of its products rounded before anything is added to it."""
+
+    def product(node: prim.Mul) -> prim.Expr:
+        return rounded(node) if str(node.ty.dtype) == "float32" else node
+
+    return lambda *operands: structural_map(function(*operands), (prim.Mul, product))
 
 
 def combine(emitter: Emitter, function: Scalar, operands: Sequence[relax.Expr], name: str) -> relax.Expr:

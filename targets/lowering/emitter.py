@@ -95,6 +95,7 @@ class Emitter:
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self.builder = relax.BlockBuilder()
+        self.is_quantized = False
         self._constants: dict[str, np.ndarray] = {}
         self._plain: dict[str, relax.Expr] = {}
         self._blocked: dict[str, Blocked] = {}
@@ -257,6 +258,7 @@ class Emitter:
 
     def emit_graph(self, graph: ir.Graph) -> relax.Expr | object:
         """Emit the whole graph as the function ``main``; returns the finished IRModule."""
+        self.is_quantized = any(node.op_type == "QuantizeLinear" for node in graph)
         for name, initializer in graph.initializers.items():
             if initializer.const_value is None:
                 raise EdgecError(f"initializer '{name}' has no value")

@@ -27,6 +27,7 @@ from edgec.targets.lowering.convolution import (
     pad_spatial,
     widened,
 )
+from edgec.targets.lowering.dynamic_quantization import apply_along_columns
 from edgec.targets.lowering.elementwise import combine
 from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, dtype_of, lowers, shape_of, static_shape
 from edgec.targets.lowering.linear import batched_matmul, packed_matmul
@@ -325,8 +326,8 @@ def _product_with_weights(emitter: Emitter, node: ir.Node) -> tuple[ir.Value, re
     def less(t: tirx.Expr, s: tirx.Expr, z: tirx.Expr) -> tirx.Expr:
         return t - (z.astype("int32") + offset) * s
 
-    operands = [total, emitter.const(sums.astype(np.int32)), emitter.reshape(emitter.plain(node.inputs[2]), [1])]
-    return node.outputs[0], combine(emitter, less, operands, "zero_point")
+    operands = [emitter.const(sums.astype(np.int32)), emitter.plain(node.inputs[2])]
+    return node.outputs[0], apply_along_columns(emitter, less, total, operands, "zero_point")
 
 
 def _product_of_data(emitter: Emitter, node: ir.Node) -> relax.Expr:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 from tvm import tirx
@@ -9,6 +11,7 @@ from tvm import tirx
 from edgec.errors import UnsupportedError
 from edgec.targets.intrinsics import nearest_integer, rounded, saturated
 from edgec.targets.lowering.attributes import integer
+from edgec.targets.lowering.dynamic_quantization import apply_along_columns
 from edgec.targets.lowering.elementwise import emit_elementwise
 from edgec.targets.lowering.emitter import Emitter, dtype_name, lowers, static_shape
 
@@ -38,6 +41,15 @@ def _parameter(emitter: Emitter, node: ir.Node, index: int, dtype: type) -> ir.V
     return value
 
 
+def _is_along_columns(emitter: Emitter, node: ir.Node) -> bool:
+    """Whether a plain tensor has a scale, or one per column, that is known at run time only."""
+    x, scale = node.inputs[:2]
+    if emitter.constant(scale) is not None or emitter.constant(x) is not None or emitter.is_blocked(x):
+        return False
+    rank, count = len(static_shape(x)), math.prod(static_shape(scale))
+    return rank > 0 and (count == 1 or integer(node, "axis", 1) % rank == rank - 1)
+
+
 @lowers("DequantizeLinear")
 def dequantize_linear(emitter: Emitter, node: ir.Node) -> None:
     """(x - zero point) * scale: an exact difference, and a product that is rounded before anything else happens."""
@@ -55,6 +67,11 @@ def dequantize_linear(emitter: Emitter, node: ir.Node) -> None:
         steps = x.astype("int32") - z[0].astype("int32") if z else x.astype("int32")
         return rounded(steps.astype("float32") * s)
 
+    if zero is None and _is_along_columns(emitter, node):
+        x = emitter.plain(node.inputs[0])
+        result = apply_along_columns(emitter, function, x, [emitter.plain(scale)], "dequantize")
+        emitter.set_plain(node.outputs[0], emitter.reshape(result, static_shape(node.outputs[0])))
+        return
     emit_elementwise(emitter, node, [node.inputs[0], scale, zero], function)
 
 
