@@ -2,85 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from tests.targets.case_table import CASES, RNG, Case, Constant, Image, c, case, f32, flags, half, i64
 
-RNG = np.random.default_rng(1)
-
-
-@dataclass(frozen=True, eq=False)
-class Constant:
-    """An operand known at compile time."""
-
-    array: Array
-
-    def __repr__(self) -> str:
-        return f"constant{self.array.shape}"
-
-
-@dataclass(frozen=True)
-class Image:
-    """An operand that a convolution computes, so that it comes in the blocked layout.
-
-    Attributes:
-        positive: Whether all its numbers are.
-        whole: Whether they are integers, which every order of the sums gives exactly.
-        dtype: ``uint8`` or ``int8`` for whole numbers that are quantized with a scale of 1; else they are floats.
-    """
-
-    shape: tuple[int, ...]
-    positive: bool = False
-    whole: bool = False
-    dtype: str = "float32"
-
-
-@dataclass(eq=False)
-class Case:
-    """One node."""
-
-    op_type: str
-    inputs: list[Array | Constant | Image | None]
-    attributes: dict[str, Any] = field(default_factory=dict)
-    outputs: int = 1
-
-    def __repr__(self) -> str:
-        inputs = [f"{v.dtype}{v.shape}" if isinstance(v, np.ndarray) else repr(v) for v in self.inputs]
-        return f"{self.op_type}({', '.join(inputs)}, {self.attributes})"
-
-
-CASES: dict[str, list[Case]] = {}
-
-
-def case(op_type: str, *inputs: Array | Constant | Image | None, outputs: int = 1, **attributes: Any) -> None:
-    CASES.setdefault(op_type, []).append(Case(op_type, list(inputs), attributes, outputs))
-
-
-def f32(*shape: int, low: float = -2.0, high: float = 2.0) -> Array:
-    return RNG.uniform(low, high, shape).astype(np.float32)
-
-
-def i64(*shape: int, low: int = -5, high: int = 6) -> Array:
-    return RNG.integers(low, high, shape, dtype=np.int64)
-
-
-def flags(*shape: int) -> Array:
-    return RNG.integers(0, 2, shape).astype(np.bool_)
-
-
-def c(values: Array | Iterable[int] | int) -> Constant:
-    """A constant; Python integers become int64."""
-    return Constant(values if isinstance(values, np.ndarray) else np.asarray(values, np.int64))
-
-
-def half(*values: float) -> Constant:
-    return Constant(np.asarray(values, np.float32).reshape(-1))
-
+__all__ = ["CASES", "Case", "Constant", "Image"]
 
 PADDED, ALIGNED, WIDE = Image((1, 20, 5, 7)), Image((2, 16, 5, 7)), Image((1, 16, 11, 9))
 POSITIVE, LINE = Image((1, 20, 3, 5), positive=True), Image((1, 12, 9))
@@ -397,85 +323,5 @@ for op, gates, states in (("LSTM", 4, 2), ("GRU", 3, 1), ("RNN", 1, 1)):
     if op == "GRU":
         case(op, f32(4, 2, 6), *weights, bias, None, initial[0], linear_before_reset=1, **shared)
 
-# -- integers
-WHOLE = Image((1, 20, 5, 7), whole=True)
-
-
-def u8(*shape: int, low: int = 0, high: int = 255) -> Array:
-    return RNG.integers(low, high, shape, np.uint8, endpoint=True)
-
-
-def s8(*shape: int, low: int = -128, high: int = 127) -> Array:
-    return RNG.integers(low, high, shape, np.int8, endpoint=True)
-
-
-def scales(*shape: int) -> Constant:
-    return Constant(f32(*shape, low=0.1, high=1.0))
-
-
-ties = np.array(
-    [[-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 127.5], [-1e9, 1e9, -3e38, 3e38, np.inf, -np.inf, 254.5]], np.float32
-)
-for dtype in (np.uint8, np.int8, np.uint16, np.int16):
-    info = np.iinfo(dtype)
-    for zero in (info.min, info.max, (info.max + info.min) // 2 + 3):
-        case("QuantizeLinear", ties, Constant(np.ones((), np.float32)), Constant(np.asarray(zero, dtype)))
-        case("QuantizeLinear", ties, Constant(np.float32(1e-30)), Constant(np.asarray(zero, dtype)))
-    numbers = f32(3, 4, 5, low=-400, high=400)
-    case("QuantizeLinear", numbers, Constant(np.float32(1.7)), Constant(np.array(3, dtype)))
-    case("QuantizeLinear", numbers, np.array(1.7, np.float32), np.array(3, dtype))
-    case("QuantizeLinear", numbers, f32(4, low=0.5), np.arange(4).astype(dtype))
-    case("QuantizeLinear", numbers, scales(4), Constant(np.arange(4).astype(dtype)))
-    case("QuantizeLinear", numbers, scales(5), Constant(np.arange(5).astype(dtype)), axis=-1)
-    case("QuantizeLinear", numbers, scales(3), axis=0, output_dtype={1: 2, 2: 4}[dtype(0).itemsize] + (info.min < 0))
-case("QuantizeLinear", f32(3, 4, low=-90, high=300), Constant(np.float32(0.9)))
-for zero in (Constant(np.uint8(200)), Constant(np.int8(-128)), None):
-    case("QuantizeLinear", WHOLE, Constant(np.float32(0.7)), zero)
-    case("QuantizeLinear", Image((2, 16, 5, 7), whole=True), Constant(np.float32(3)), zero)
-    case("QuantizeLinear", Image((1, 12, 9), whole=True), scales(12), zero and Constant(np.full(12, zero.array)))
-    case("QuantizeLinear", WHOLE, scales(7), zero and Constant(np.full(7, zero.array)), axis=3)
-for x in (
-    *(u8(3, 4, 5), s8(3, 4, 5), i64(3, 4, 5).astype(np.int16), i64(3, 4, 5, low=0).astype(np.uint16)),
-    *(Image((1, 20, 4, 5), whole=True, dtype=dtype) for dtype in ("uint8", "int8")),
-):
-    kind = np.dtype(x.dtype).type
-    case("DequantizeLinear", x, Constant(np.float32(0.3)), Constant(kind(7)))
-    case("DequantizeLinear", x, Constant(np.float32(1e30)))
-    case("DequantizeLinear", x, np.array(0.3, np.float32), np.array(7, kind))
-    case("DequantizeLinear", x, f32(x.shape[1], low=0.1), np.full(x.shape[1], 3, kind))
-    case("DequantizeLinear", x, scales(x.shape[1]), Constant(np.arange(x.shape[1]).astype(kind)))
-    case("DequantizeLinear", x, scales(5), axis=-1)
-case("DequantizeLinear", RNG.integers(-(2**31), 2**31, (3, 4)).astype(np.int32), Constant(np.float32(1e-7)))
-case("DequantizeLinear", RNG.integers(-(2**31), 2**31, (3, 4)).astype(np.int32), scales(4))
-for x in (
-    *(u8(1, 20, 9, 8), Image((1, 20, 9, 8), whole=True, dtype="uint8")),
-    *(Image((2, 16, 9, 8), whole=True, dtype="uint8"), u8(1, 3, 9, 8)),
-):
-    channels, zero = x.shape[1], Constant(np.uint8(131))
-    for weights, options in (
-        ((13, channels, 3, 3), {"pads": [0, 1, 2, 1], "strides": [2, 1]}),
-        ((16, channels, 3, 2), {"auto_pad": "SAME_UPPER"}),
-        ((16, channels, 3, 2), {"auto_pad": "VALID", "dilations": [2, 2]}),
-        ((channels, 1, 3, 3), {"group": channels, "pads": [1, 1, 1, 1]}),
-        ((channels, 1, 3, 5), {"group": channels, "pads": [5, 6, 1, 7], "strides": [1, 3]}),
-        ((channels, 1, 2, 2), {"group": channels, "dilations": [1, 3]}),
-        ((2 * channels, 1, 3, 3), {"group": channels}),
-    ):
-        case("ConvInteger", x, Constant(s8(*weights)), zero, **options)
-        case("ConvInteger", x, Constant(u8(*weights)), zero, Constant(np.uint8(7)), **options)
-case("ConvInteger", u8(1, 20, 9, 8), Constant(s8(24, 5, 3, 3)), group=4)
-case("ConvInteger", u8(1, 20, 11), Constant(s8(9, 20, 3)), pads=[2, 1], strides=[2], dilations=[2])
-case("ConvInteger", u8(1, 12, 11), Constant(s8(12, 1, 3)), Constant(np.uint8(255)), group=12, pads=[1, 1])
-for x in (u8, s8):
-    own = np.dtype(x(1).dtype).type
-    for w in (u8, s8):
-        other, seven = np.dtype(w(1).dtype).type, Constant(np.dtype(w(1).dtype).type(7))
-        case("MatMulInteger", x(5, 7), Constant(w(7, 19)))
-        case("MatMulInteger", x(5, 7), Constant(w(7, 19)), Constant(own(100)), seven)
-        case("MatMulInteger", x(2, 3, 5, 8), Constant(w(8, 16)), Constant(own(9)), Constant(w(16)))
-        case("MatMulInteger", x(1, 301), Constant(w(301, 33)), np.array(17, own), seven)
-        case("MatMulInteger", x(5, 7), w(7, 19), Constant(own(100)), np.array(5, other))
-        case("MatMulInteger", x(2, 1, 5, 300), w(3, 300, 4), Constant(own(100)), seven)
-        case("MatMulInteger", x(3, 5, 7), Constant(w(3, 7, 4)), Constant(own(1)), seven)
-        case("MatMulInteger", Constant(x(5, 7)), w(7, 9), Constant(own(1)), seven)
-case("MatMulInteger", Image((1, 20, 4, 7), whole=True, dtype="uint8"), Constant(s8(7, 5)), Constant(np.uint8(3)))
+# Last: all cases draw from one generator.
+import tests.targets.integer_cases  # noqa: E402, F401
