@@ -258,7 +258,7 @@ class Emitter:
 
     def emit_graph(self, graph: ir.Graph) -> relax.Expr | object:
         """Emit the whole graph as the function ``main``; returns the finished IRModule."""
-        self.is_quantized = any(node.op_type == "QuantizeLinear" for node in graph)
+        self.is_quantized = any(node.op_type in ("DynamicQuantizeLinear", "QuantizeLinear") for node in graph)
         for name, initializer in graph.initializers.items():
             if initializer.const_value is None:
                 raise EdgecError(f"initializer '{name}' has no value")

@@ -29,7 +29,7 @@ from edgec.targets.lowering.convolution import (
 )
 from edgec.targets.lowering.dynamic_quantization import apply_along_columns
 from edgec.targets.lowering.elementwise import combine
-from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, lowers, shape_of, static_shape
 from edgec.targets.lowering.linear import batched_matmul, packed_matmul
 
 __all__: list[str] = []
@@ -334,9 +334,7 @@ def _product_of_data(emitter: Emitter, node: ir.Node) -> relax.Expr:
     """Of two tensors known at run time only; in float32 where that is exact."""
     left, right = (_centred_data(emitter, node, index) for index in (0, 1))
     if shape_of(left)[-1] * 255 * 255 < EXACT_FLOAT:
-        left, right = (
-            combine(emitter, lambda v: v.astype("float32"), [expr], "to_float") for expr in (left, right)
-        )
+        left, right = (combine(emitter, lambda v: v.astype("float32"), [expr], "to_float") for expr in (left, right))
     product = emitter.te(batched_matmul, left, right, name="matmul", fusion=Fusion.EPILOGUE)
     return combine(emitter, lambda v: v.astype("int32"), [product], "to_integer")
 
