@@ -8,6 +8,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
+from edgec.frontend.integers.casts import scale_sums
 from edgec.frontend.integers.duplicates import merge_conversions
 from edgec.frontend.integers.editing import Editor
 from edgec.frontend.integers.linear_operators import write_out_linear_operator
@@ -37,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     write_out_linear_operator,
     make_products_integer,
     make_mean_integer,
+    scale_sums,
     tabulate_quantized,
     tabulate_function,
     # Bring the results back to integers
@@ -44,7 +46,9 @@ RULES: tuple[Rule, ...] = (
     drop_needless_clamp,
 )
 
-_QUANTIZED = frozenset({"DequantizeLinear", "QLinearConv", "QLinearMatMul", "QuantizeLinear"})
+_QUANTIZED = frozenset(
+    {"DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QuantizeLinear"}
+)
 
 # Every rule removes nodes, moves a conversion in its one direction, or makes a scale 1; the limit is a guard against
 # a defect.

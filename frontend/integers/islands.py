@@ -8,9 +8,9 @@ __all__ = ["float_islands"]
 
 _EXACT = frozenset({
     "Abs", "Add", "Cast", "Clip", "Concat", "ConvInteger", "DepthToSpace", "DequantizeLinear", "Div",
-    "Expand", "Flatten", "Gather", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MatMulInteger", "Max",
-    "MaxPool", "Min", "Mul", "Neg", "PRelu", "Pad", "QuantizeLinear", "Relu", "Reshape", "Slice", "SpaceToDepth",
-    "Split", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
+    "DynamicQuantizeLinear", "Expand", "Flatten", "Gather", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu",
+    "MatMulInteger", "Max", "MaxPool", "Min", "Mul", "Neg", "PRelu", "Pad", "QuantizeLinear", "Relu", "Reshape",
+    "Slice", "SpaceToDepth", "Split", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
 })  # fmt: skip
 """Operators that move numbers, compute with integers, or round each sum and product as IEEE 754 has it."""
 
@@ -27,7 +27,7 @@ def float_islands(model: ir.Model) -> list[str]:
     depends: set[ir.Value] = set()
     found: dict[str, None] = {}
     for node in reversed(list(model.graph)):
-        is_quantizer = node.op_type == "QuantizeLinear" and not node.domain
+        is_quantizer = node.op_type in ("DynamicQuantizeLinear", "QuantizeLinear") and not node.domain
         if not is_quantizer and depends.isdisjoint(node.outputs):
             continue
         if node.domain or node.op_type not in _EXACT:
