@@ -23,8 +23,8 @@ import onnx_ir as ir
 import edgec
 from edgec.bundle import Bundle, TensorInfo, seal
 from edgec.dump import Dump
-from edgec.errors import EdgecError, UsageError
-from edgec.golden import INTEGER_BOUNDS, golden_inputs, save_arrays
+from edgec.errors import EdgecError, UnsupportedError, UsageError
+from edgec.golden import INTEGER_BOUNDS, golden_inputs, has_float16, reference_model, save_arrays
 from edgec.progress import Progress, silent
 from edgec.sources import InputSpec, ModelSource, model_name, read_model
 
@@ -56,7 +56,9 @@ class Compilation:
     store: ObjectStore | None = None
     quantize: str | None = None
     calibration: SampleSource | None = None
+    precision: str | None = None
     imported: ir.Model = field(init=False)
+    reference: ir.Model = field(init=False)
     integers: ir.Model = field(init=False)
     simplified: ir.Model = field(init=False)
     reports: tuple[PassReport, ...] = ()
@@ -124,6 +126,18 @@ def simplify(c: Compilation) -> None:
 
     c.simplified, c.reports = passes.simplify(c.integers, dump=lambda _, name, model: c.dump.graph(name, model))
     check_operators(c.simplified, LOWERINGS)
+
+
+def convert_precision(c: Compilation) -> None:
+    """Floats -> float16, where that was asked for or the model has it, if the target computes with it, else float32."""
+    from edgec.passes import ConvertPrecision
+
+    if c.precision is None and not has_float16(c.simplified):
+        return
+    is_half = c.precision != "fp32" and c.profile.instruction_set.has_float16
+    convert = ConvertPrecision(ir.DataType.FLOAT16 if is_half else ir.DataType.FLOAT, keeps_float32=c.precision is None)
+    if convert(c.simplified).modified:
+        c.dump.graph("precision", c.simplified)
 
 
 def lower(c: Compilation) -> None:
@@ -203,6 +217,7 @@ def link(c: Compilation) -> None:
 def run_reference(c: Compilation) -> None:
     """Golden inputs and what the engine computes for them; the graph itself."""
     ir.save(c.imported, c.subfolder("graph") / "model.onnx")
+    c.reference = reference_model(c.imported)
     infos = _tensors(_graph_inputs(c.imported))
     has_integers = any(np.dtype(info.dtype).kind in "iu" for info in infos)
     for bound in INTEGER_BOUNDS:
@@ -225,7 +240,7 @@ def _execute_samples(c: Compilation, inputs: Mapping[str, np.ndarray]) -> list[d
     samples = len(next(iter(inputs.values()))) if inputs else 1
     results = []
     for i in range(samples):
-        results.append(execute(c.imported, {name: array[i] for name, array in inputs.items()}))
+        results.append(execute(c.reference, {name: array[i] for name, array in inputs.items()}))
         c.progress("run reference", i + 1, samples)
     return results
 
@@ -237,6 +252,7 @@ PHASES: tuple[tuple[str, Phase], ...] = (
     ("quantize", quantize),
     ("integer form", integerize),
     ("simplify", simplify),
+    ("convert precision", convert_precision),
     ("lower", lower),
     ("fuse", fuse),
     ("plan memory", plan),
@@ -257,6 +273,7 @@ def compile(
     cache: bool = True,
     quantize: Literal["int8"] | None = None,
     calibration: SampleSource | None = None,
+    precision: Literal["fp32", "fp16"] | None = None,
     progress: Progress = silent,
 ) -> Bundle:
     """Compile a model for a target.
@@ -273,13 +290,15 @@ def compile(
             ``~/.cache/edgec``, and new ones kept there.
         quantize: ``"int8"`` to quantize the model as :func:`edgec.quantize` does by default.
         calibration: Samples to quantize it by; see there.
+        precision: ``"fp16"`` to store weights and to compute in float16 what does not suffer from it, ``"fp32"`` to
+            compute all floats in float32. By default as the model has it, where the target computes in float16.
         progress: Called as the work goes on.
 
     Returns:
         The bundle; :meth:`~edgec.bundle.Bundle.save` writes it to a file.
 
     Raises:
-        UnsupportedError: The target or operators of the model are not supported.
+        UnsupportedError: The target, operators of the model, or float16 on this target are not supported.
         UsageError: The options contradict each other.
         EdgecError: The model cannot be read or compiled; the message says why.
 
@@ -294,11 +313,19 @@ def compile(
         raise UsageError(f"cannot quantize to {quantize}", fix="choose int8")
     if calibration is not None and quantize is None:
         raise UsageError("calibration data say nothing to a float model", fix="quantize to int8, or leave them out")
+    if precision not in (None, "fp32", "fp16"):
+        raise UsageError(f"there is no precision '{precision}'", fix="choose fp32 or fp16")
     from edgec.targets.object_store import open_store
-    from edgec.targets.profile import load_profile
+    from edgec.targets.profile import float16_targets, load_profile
     from edgec.targets.tuning import find_records
 
     profile = load_profile(target)
+    if precision == "fp16" and not profile.instruction_set.has_float16:
+        raise UnsupportedError(
+            f"target '{target}' does not compute in float16",
+            where=f"instruction set {profile.instruction_set.name}",
+            fix=f"choose one that does ({', '.join(float16_targets())}), or leave --precision out",
+        )
     found = find_records(profile, Path(records) if records is not None else None)
     with _bundle_folder() as folder:
         c = Compilation(
@@ -313,6 +340,7 @@ def compile(
             store=open_store() if cache else None,
             quantize=quantize,
             calibration=calibration,
+            precision=precision,
             notes=list(found.notes),
         )
         c.seconds["load compiler"] = time.perf_counter() - start
@@ -424,6 +452,8 @@ def _recipe(c: Compilation) -> dict[str, object]:
     """How the model computes; of a quantized one, which operators leave open how its integers are rounded."""
     from edgec.frontend.integers import float_islands
 
+    if has_float16(c.imported) or has_float16(c.simplified):
+        return {"precision": "float16"}
     if c.integers is c.imported:
         return {"precision": "float32"}
     return {"precision": "int8", "float_islands": float_islands(c.integers)}

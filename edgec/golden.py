@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
 from edgec.bundle import TensorInfo
 
-__all__ = ["INTEGER_BOUNDS", "golden_inputs", "save_arrays"]
+__all__ = ["INTEGER_BOUNDS", "golden_inputs", "has_float16", "reference_model", "save_arrays"]
 
 
 INTEGER_BOUNDS = (10, 2, 1)
@@ -38,6 +39,23 @@ def golden_inputs(inputs: Sequence[TensorInfo], integer_bound: int = INTEGER_BOU
             samples = [rng.integers(0, integer_bound, info.shape), np.zeros(info.shape), ones]
         result[info.name] = np.stack(samples).astype(dtype)
     return result
+
+
+def has_float16(model: ir.Model) -> bool:
+    """Whether a model has tensors of float16."""
+    values = [*model.graph.inputs, *(value for node in model.graph for value in (*node.inputs, *node.outputs))]
+    return any(value is not None and value.dtype == ir.DataType.FLOAT16 for value in values)
+
+
+def reference_model(model: ir.Model) -> ir.Model:
+    """What an artifact of ``model`` is compared with: the same in float32, where it has float16 inside."""
+    from edgec.passes import ConvertPrecision
+
+    if not has_float16(model):
+        return model
+    widened = model.clone()
+    ConvertPrecision(ir.DataType.FLOAT)(widened)
+    return widened
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

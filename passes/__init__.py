@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgec.passes.convert_precision import ConvertPrecision
 from edgec.passes.eliminate_identities import EliminateIdentities
 from edgec.passes.fix_names import FixNames
 from edgec.passes.fold_batch_norm import FoldBatchNorm
@@ -24,6 +25,7 @@ from edgec.passes.resolve_padding import ResolvePadding
 from edgec.passes.unify_signedness import UnifySignedness
 
 __all__ = [
+    "ConvertPrecision",
     "CountedResult",
     "EliminateIdentities",
     "FixNames",

@@ -22,6 +22,7 @@ class InstructionSet:
         dot_product: The row of `DOT_PRODUCTS` for sums of products of bytes; empty where single products of 16 bits
             are as fast.
         by_element: Whether a vector can be multiplied by an element of another in one instruction.
+        has_float16: Whether it computes with vectors of float16, and does not only convert them.
     """
 
     name: str
@@ -33,6 +34,7 @@ class InstructionSet:
     qemu_cpu: str
     dot_product: str = ""
     by_element: bool = False
+    has_float16: bool = False
 
 
 _AVX2 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
@@ -74,6 +76,7 @@ INSTRUCTION_SETS = {
             "cortex-a76",
             "sdot",
             by_element=True,
+            has_float16=True,
         ),
     )
 }

@@ -18,7 +18,7 @@ from edgec.targets.instruction_sets import INSTRUCTION_SETS, OPTIONAL_FEATURES, 
 if TYPE_CHECKING:
     from edgec.targets.intrinsics import DotProduct
 
-__all__ = ["PLANNED", "Cluster", "Profile", "list_profiles", "load_profile"]
+__all__ = ["PLANNED", "Cluster", "Profile", "float16_targets", "list_profiles", "load_profile"]
 
 # Boards that edgec is meant for and does not generate code for yet.
 PLANNED = {
@@ -134,6 +134,12 @@ def list_profiles() -> dict[str, str]:
             data = tomllib.loads(file.read_text())
             profiles[data["name"]] = data["description"]
     return profiles
+
+
+def float16_targets() -> list[str]:
+    """Names of the targets that compute in float16."""
+    named = [name for name in list_profiles() if name != "native"]
+    return [name for name in named if load_profile(name).instruction_set.has_float16]
 
 
 @cache

@@ -26,6 +26,7 @@ __all__ = ["command"]
 @model_options
 @click.option("--quantize", type=click.Choice(["int8"]), help="Quantize the model first, as `edgec quantize` does.")
 @click.option("--calibration", metavar="DATA", help="Samples for it: .npz, a folder of those, package.module:callable.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Of floats.  [default: as the model has it]")
 @click.option("--name", help="Name of the artifact.  [default: that of the model]")
 @click.option("--records", type=click.Path(path_type=Path), help="Tuning records that win over all others.")
 @click.option("--tune", "is_tuned", is_flag=True, help="Search for faster kernels first, as `edgec tune` does.")
@@ -42,6 +43,7 @@ def command(
     checkpoint: Path | None,
     quantize: Literal["int8"] | None,
     calibration: str | None,
+    precision: Literal["fp32", "fp16"] | None,
     name: str | None,
     records: Path | None,
     is_tuned: bool,
@@ -84,6 +86,7 @@ def command(
                 cache=cache,
                 quantize=quantize,
                 calibration=calibration,
+                precision=precision,
                 progress=progress,
             )
     for warning in caught:

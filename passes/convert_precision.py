@@ -1,0 +1,234 @@
+"""Compute in float16 what does not suffer from it, or in float32 what came as float16."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass
+
+from edgec.passes.report import CountedResult, Tally
+from edgec.passes.rewiring import array_of, is_default_op, new_constant
+
+__all__ = ["KEPT_IN_FLOAT32", "ConvertPrecision"]
+
+_SUM = "adds up more numbers than 11 bits can count"
+_WIDE = "its results leave the range of float16 (6e-5 to 65504) for ordinary arguments"
+_STATISTICS = "a mean of squares leaves the range of float16"
+_STATE = "rounds its state at every step"
+
+KEPT_IN_FLOAT32 = {
+    **dict.fromkeys(("Softmax", "LogSoftmax", "LogSumExp", "CumSum", "Einsum"), _SUM),
+    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "LpPool", "GlobalLpPool"), _SUM),
+    **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare"), _SUM),
+    **dict.fromkeys(("ReduceLogSum", "ReduceLogSumExp"), _SUM),
+    **dict.fromkeys(("Exp", "Log", "Pow", "Reciprocal", "Sqrt", "Div", "Mod", "Sin", "Cos"), _WIDE),
+    **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), _STATISTICS),
+    **dict.fromkeys(("RMSNormalization", "LpNormalization", "MeanVarianceNormalization", "LRN"), _STATISTICS),
+    "BatchNormalization": _STATISTICS,
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), _STATE),
+}
+"""Operators that are computed in float32, and why."""
+
+_MOVEMENTS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Expand", "Identity", "DepthToSpace")
+_PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+_CONVERSIONS = ("Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Constant")
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+_LARGEST, _LEAST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
+
+
+@dataclass(frozen=True)
+class ConvertPrecision(InPlacePass):
+    """Makes float32 and float16 tensors inside a graph tensors of ``dtype``; inputs and outputs keep their types.
+
+    1. Constants are rounded once, at compile time; other values are cast where the types of two nodes meet.
+    2. With float16: operators of `KEPT_IN_FLOAT32`, those with a constant that float16 cannot hold, and everything
+       between integers and the nearest product of floats are computed in float32. What only moves elements follows
+       what makes them.
+
+    Shapes must have been inferred.
+
+    Attributes:
+        dtype: FLOAT16 or FLOAT.
+        keeps_float32: Whether what is float32 already stays so.
+    """
+
+    dtype: ir.DataType = ir.DataType.FLOAT16
+    keeps_float32: bool = False
+
+    def call(self, model: ir.Model) -> CountedResult:
+        tally = Tally()
+        if any(attribute.type == ir.AttributeType.GRAPH for node in model.graph for attribute in _attributes(node)):
+            tally.refuse(next(iter(model.graph)), "graphs with control flow keep their types")
+        else:
+            _Conversion(model.graph, self.dtype, self.keeps_float32, tally).run()
+        return tally.result(model)
+
+
+@dataclass
+class _Conversion:
+    """One run over one graph.
+
+    Attributes:
+        declared: The types of the values before.
+        converted: Values in another type than their own, by value and type.
+    """
+
+    graph: ir.Graph
+    dtype: ir.DataType
+    keeps_float32: bool
+    tally: Tally
+    declared: dict[ir.Value, ir.DataType | None] = field(default_factory=dict)
+    converted: dict[tuple[ir.Value, ir.DataType], ir.Value] = field(default_factory=dict)
+
+    def run(self) -> None:
+        nodes = list(self.graph)
+        for node in nodes:
+            self.declared.update({value: value.dtype for value in (*node.inputs, *node.outputs) if value is not None})
+        fixed = _between_integers(nodes) if self.dtype == ir.DataType.FLOAT16 else set()
+        for node in nodes:
+            self._convert(node, fixed)
+        for index, value in enumerate(self.graph.outputs):
+            if value in self.declared and value.dtype != self.declared[value]:
+                self._restore_output(index, value)
+        for name, value in list(self.graph.initializers.items()):
+            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                self.graph.initializers.pop(name)
+
+    def _convert(self, node: ir.Node, fixed: set[ir.Node]) -> None:
+        inputs, outputs = _typed_values(node)
+        wanted = self._type_of(node, fixed, [node.inputs[i] for i in inputs])
+        for index, value in enumerate(node.inputs):
+            if value is None or value.dtype not in _FLOATS:
+                continue
+            dtype = wanted if index in inputs else self.declared[value]
+            assert dtype is not None
+            if value.dtype != dtype:
+                node.replace_input_with(index, self._as(value, dtype, node))
+        for index in outputs:
+            value = node.outputs[index]
+            if value.dtype in _FLOATS and value.dtype != wanted:
+                value.type = ir.TensorType(wanted)
+                self.tally.count(f"{node.op_type} in {wanted.name.lower()}")
+
+    def _type_of(self, node: ir.Node, fixed: set[ir.Node], values: list[ir.Value | None]) -> ir.DataType:
+        """The type that a node computes in."""
+        if self.dtype == ir.DataType.FLOAT:
+            return ir.DataType.FLOAT
+        if node.op_type in KEPT_IN_FLOAT32:
+            self.tally.refuse(node, KEPT_IN_FLOAT32[node.op_type])
+            return ir.DataType.FLOAT
+        if node in fixed or (
+            self.keeps_float32 and all(self.declared[out] == ir.DataType.FLOAT for out in node.outputs)
+        ):
+            return ir.DataType.FLOAT
+        for value in values:
+            if (why := _misfit(value)) is not None:
+                self.tally.refuse(node, why)
+                return ir.DataType.FLOAT
+        first = node.inputs[0]
+        if is_default_op(node, *_MOVEMENTS) and first is not None and first.producer() is not None:
+            return ir.DataType.FLOAT if first.dtype == ir.DataType.FLOAT else ir.DataType.FLOAT16
+        return ir.DataType.FLOAT16
+
+    def _as(self, value: ir.Value, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
+        """The value in another type, made before its first reader."""
+        if (value, dtype) not in self.converted:
+            name = f"{value.name}_{dtype.name.lower()}"
+            array = array_of(value)
+            if array is not None:
+                with np.errstate(under="ignore"):
+                    self.converted[value, dtype] = new_constant(self.graph, array.astype(dtype.numpy()), name)
+            else:
+                cast = _cast(value, dtype, name)
+                producer = value.producer()
+                if producer is None:
+                    self.graph.insert_before(reader, cast)
+                else:
+                    self.graph.insert_after(producer, cast)
+                self.converted[value, dtype] = cast.outputs[0]
+            self.tally.count(f"to {dtype.name.lower()}")
+        return self.converted[value, dtype]
+
+    def _restore_output(self, index: int, value: ir.Value) -> None:
+        name, dtype, producer = value.name, self.declared[value], value.producer()
+        assert producer is not None and dtype is not None and value.dtype is not None
+        value.name = f"{name}_{value.dtype.name.lower()}"
+        cast = _cast(value, dtype, str(name))
+        self.graph.insert_after(producer, cast)
+        self.graph.outputs[index] = cast.outputs[0]
+
+
+def _cast(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
+    cast = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{name}_cast")
+    cast.outputs[0].name, cast.outputs[0].shape = name, value.shape
+    cast.outputs[0].type = ir.TensorType(dtype)
+    return cast
+
+
+def _attributes(node: ir.Node) -> list[ir.Attr]:
+    return list(node.attributes.values())
+
+
+def _misfit(value: ir.Value | None) -> str | None:
+    """Why a constant cannot be float16; small weights among larger ones may vanish, a lone number may not."""
+    array = array_of(value)
+    if array is None or array.dtype != np.float32:
+        return None
+    sizes = np.abs(array[np.isfinite(array)])
+    if sizes.size and sizes.max() > _LARGEST:
+        return f"its constant holds {sizes.max():.3g}, more than float16 can"
+    if sizes.size and 0 < sizes.max() < _LEAST:
+        return f"its constant holds {sizes.max():.3g} at most, less than float16 resolves"
+    return None
+
+
+def _typed_values(node: ir.Node) -> tuple[list[int], list[int]]:
+    """Which inputs and outputs of a node share the type that it computes in."""
+    if node.domain not in ("", "ai.onnx") or node.op_type in _CONVERSIONS:
+        return [], []
+    variables, inputs, outputs = _signature(node.op_type)
+
+    def typed(values: list[str], count: int) -> list[int]:
+        return [i for i in range(count) if values and values[min(i, len(values) - 1)] in variables]
+
+    return typed(inputs, len(node.inputs)), typed(outputs, len(node.outputs))
+
+
+@cache
+def _signature(op_type: str) -> tuple[frozenset[str], list[str], list[str]]:
+    """(the type variables that may be float32 and float16, those of the inputs, those of the outputs)."""
+    try:
+        schema = onnx.defs.get_schema(op_type, 22, "")
+    except onnx.defs.SchemaError:
+        return frozenset(), [], []
+    variables = frozenset(
+        constraint.type_param_str
+        for constraint in schema.type_constraints
+        if {"tensor(float)", "tensor(float16)"} <= set(constraint.allowed_type_strs)
+    )
+    return variables, [value.type_str for value in schema.inputs], [value.type_str for value in schema.outputs]
+
+
+def _between_integers(nodes: list[ir.Node]) -> set[ir.Node]:
+    """In a quantized graph, the nodes between integers and the nearest product of floats on either side."""
+    if not any(node.op_type in ("QuantizeLinear", "DequantizeLinear") or "Integer" in node.op_type for node in nodes):
+        return set()
+    found: set[ir.Node] = set()
+    for node in nodes:  # from integers on, up to a product
+        sources = [value for value in node.inputs if value is not None and value.producer() is not None]
+        after_integers = any(value.dtype not in _FLOATS for value in sources)
+        reached = any(
+            value.producer() in found and not is_default_op(value.producer(), *_PRODUCTS) for value in sources
+        )
+        if after_integers or reached:
+            found.add(node)
+    for node in reversed(nodes):  # and what becomes integers
+        readers = [use.node for value in node.outputs for use in value.uses()]
+        makes_integers = any(value.dtype not in _FLOATS for value in node.outputs)
+        if makes_integers or (any(r in found for r in readers) and not is_default_op(node, *_PRODUCTS)):
+            found.add(node)
+    return found
