@@ -35,7 +35,7 @@ from turns import Contender
 import edgec
 from edgec.benchmark import machine
 from edgec.errors import EdgecError
-from edgec.parity import POLICY, compare
+from edgec.parity import POLICY, Tolerance, compare, policy_of
 from edgec.sources import read_model
 
 DATA = Path(os.environ.get("EDGEC_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -198,9 +198,8 @@ def measure_quantized(name: str, peers: Sequence[str], threads: Sequence[int], s
         for place in {*places.values()}:
             np.savez(place / "inputs.npz", **sample)
         expected = {info: array[0] for info, array in reference.golden("outputs").items()}
-        return [
-            Row(name, count, compile_s, measure(places, expected, count, seconds, ("edgec int8",))) for count in threads
-        ]
+        judged = ("edgec int8",), policy_of(reference)
+        return [Row(name, count, compile_s, measure(places, expected, count, seconds, *judged)) for count in threads]
 
 
 def quantize_with_onnxruntime(source: Path, result: Path, samples: Mapping[str, np.ndarray]) -> None:
@@ -265,6 +264,7 @@ def measure(
     threads: int,
     seconds: float,
     judged: Sequence[str] | None = None,
+    tolerance: Tolerance = POLICY["float32"],
 ) -> dict[str, Figures]:
     """Start all contenders, compare what they compute, and let them take turns; a peer that fails is left out.
 
@@ -277,7 +277,7 @@ def measure(
             try:
                 contender = contenders[name] = PeerProcess(name.split()[0], folder, threads)
                 if judged is None or name in judged:
-                    contender.figures.note = difference(expected, contender.outputs, is_strict=is_ours)
+                    contender.figures.note = difference(expected, contender.outputs, tolerance, is_strict=is_ours)
                 contender.run(WARM_UP_SECONDS, count=False)
             except (RuntimeError, AssertionError) as err:
                 if is_ours:
@@ -297,7 +297,9 @@ def measure(
     return {name: contender.figures for name, contender in contenders.items()}
 
 
-def difference(expected: Mapping[str, np.ndarray], outputs: Sequence[np.ndarray], is_strict: bool) -> str:
+def difference(
+    expected: Mapping[str, np.ndarray], outputs: Sequence[np.ndarray], tolerance: Tolerance, is_strict: bool
+) -> str:
     """How outputs, in the model's order, miss the parity policy; empty where they hold it.
 
     Raises:
@@ -305,7 +307,7 @@ def difference(expected: Mapping[str, np.ndarray], outputs: Sequence[np.ndarray]
     """
     notes = []
     for (name, array), output in zip(expected.items(), outputs, strict=True):
-        parity = compare(name, array[None], output[None], POLICY["float32"])
+        parity = compare(name, array[None], output[None], tolerance)
         if not parity.passed:
             notes.append(f"{name} {parity.reason}")
         assert parity.passed or (not is_strict and parity.sqnr_db >= WRONG_DB), notes[-1]

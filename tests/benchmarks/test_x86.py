@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import x86
+from edgec.parity import POLICY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
 
@@ -78,12 +79,12 @@ def test_the_file(tmp_path: Path) -> None:
 def test_wrong_results_are_not_timed() -> None:
     expected = {"y": np.linspace(1, 2, 100, dtype=np.float32)}
     near, far = ([expected["y"] * np.float32(1 + error)] for error in (1e-3, 0.2))
-    assert x86.difference(expected, [expected["y"]], is_strict=True) == ""
-    assert "SQNR is 60.0 dB" in x86.difference(expected, near, is_strict=False)
+    assert x86.difference(expected, [expected["y"]], POLICY["float32"], is_strict=True) == ""
+    assert "SQNR is 60.0 dB" in x86.difference(expected, near, POLICY["float32"], is_strict=False)
     with pytest.raises(AssertionError, match="where the engine gives"):
-        x86.difference(expected, near, is_strict=True)
+        x86.difference(expected, near, POLICY["float32"], is_strict=True)
     with pytest.raises(AssertionError, match=r"SQNR is 14\.0 dB"):
-        x86.difference(expected, far, is_strict=False)
+        x86.difference(expected, far, POLICY["float32"], is_strict=False)
 
 
 def test_a_peer_that_fails_is_left_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
