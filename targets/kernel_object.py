@@ -9,6 +9,7 @@ from tvm.target import Target
 
 from edgec.targets.borders import part_borders
 from edgec.targets.intrinsics import lower_intrinsics
+from edgec.targets.partial_sums import partial_sums
 from edgec.targets.profile import Profile
 from edgec.targets.vector_operands import vector_operands
 from edgec.targets.whole_vectors import whole_vectors
@@ -114,6 +115,7 @@ _TO_VECTORS = [
     s_tir.transform.AnnotateIrregularLoop(),
     s_tir.transform.LowerOpaqueBlock(),
     tirx.transform.FlattenBuffer(),
+    partial_sums,
     tirx.transform.BF16ComputeLegalize(),
     tirx.transform.NarrowDataType(32),
     s_tir.transform.LoopPartition(),

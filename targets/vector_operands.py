@@ -8,8 +8,8 @@ from tvm_ffi.structural import structural_map, structural_walk
 
 __all__ = ["vector_operands"]
 
-LANES = 4
-"""Elements of 32 bits in a vector of NEON."""
+LANES = {"float32": 4, "int32": 4, "float16": 8}
+"""Elements of a vector of NEON."""
 
 LEAST_LANES = 3
 """A vector of which fewer elements are used is not worth its register."""
@@ -29,14 +29,15 @@ def vector_operands(function: tirx.PrimFunc, _module: object, _context: object) 
     def place(node: prim.Broadcast) -> tuple[tuple[str, int], int, prim.Expr] | None:
         """(which vector, which of its lanes, where it begins) of a scalar that is loaded to be broadcast."""
         load = node.value.args[1] if _is_choice(node.value) else node.value
-        if not isinstance(load, ir.TensorLoad) or len(load.indices) != 1 or int(node.lanes) != LANES:
+        if not isinstance(load, ir.TensorLoad) or len(load.indices) != 1:
             return None
-        if load.source.dtype not in ("float32", "int32") or int(load.source.shape[0]) % LANES:
+        count = int(node.lanes)
+        if LANES.get(str(load.source.dtype)) != count or int(load.source.shape[0]) % count:
             return None
         found = analyzer.modular_set(load.indices[0])
-        if int(found.coeff) % LANES:
+        if int(found.coeff) % count:
             return None
-        lane = int(found.base) % LANES
+        lane = int(found.base) % count
         first = analyzer.simplify(load.indices[0] - lane)
         return (str(load.source.name), structural_hash(first)), lane, first
 
@@ -49,8 +50,8 @@ def vector_operands(function: tirx.PrimFunc, _module: object, _context: object) 
         if known is None or len(lanes[known[0]]) < LEAST_LANES:
             return node
         _, lane, first = known
-        vector = _vector(node.value, prim.Ramp(first, 1, LANES))
-        return prim.Broadcast(prim.Shuffle([vector], [lane]), LANES)
+        vector = _vector(node.value, prim.Ramp(first, 1, int(node.lanes)))
+        return prim.Broadcast(prim.Shuffle([vector], [lane]), node.lanes)
 
     structural_walk(function.body, (prim.Broadcast, count))
     return function.with_body(structural_map(function.body, (prim.Broadcast, replace)))
@@ -67,4 +68,4 @@ def _vector(scalar: prim.Expr, indices: prim.Ramp) -> prim.Expr:
     if not _is_choice(scalar):
         return tirx.BufferLoad(scalar.source, [indices])
     condition, load, fill = scalar.args
-    return tirx.if_then_else(condition, _vector(load, indices), prim.Broadcast(fill, LANES))
+    return tirx.if_then_else(condition, _vector(load, indices), prim.Broadcast(fill, indices.lanes))

@@ -173,7 +173,9 @@ def _convolve_words(
     if group == 1 and weights.shape[1] < BLOCK and not emitter.is_blocked(x):
         source = emitter.plain(x)
         image = emitter.reshape(source, layouts.image_shape(shape_of(source)))
-        words = emitter.te(gather_words, image, pads, fill, fusion=Fusion.INJECTIVE)
+        words = emitter.te(gather_words, image, fusion=Fusion.INJECTIVE)
+        if any(pads):  # in a kernel of its own: the conditions would keep the other one from computing in vectors
+            words = emitter.te(pad_spatial, words, pads, 2, fill, name="pad", fusion=Fusion.OPAQUE)
         packed = layouts.pack_conv_weights(_channel_words(weights), BLOCK, shape_of(words)[1])
         return _emit_conv(emitter, conv2d_plain_input, words, emitter.const(packed), strides, dilations, dot)
     if group > 1:
@@ -266,23 +268,20 @@ def depthwise_words(
     return te.compute((n, blocks, *out_size, lanes), element, name="depthwise", attrs=attrs)
 
 
-def gather_words(x: te.Tensor, pads: list[int], fill: int) -> te.Tensor:
-    """Bytes (N, C, H, W) -> words of four channels (N, ceil(C/4), H + pads, W + pads), padded with words ``fill``."""
+def gather_words(x: te.Tensor) -> te.Tensor:
+    """Bytes (N, C, H, W) -> words of four channels (N, ceil(C/4), H, W), zeros in the bytes beyond the last one."""
     n, channels, height, width = (int(size) for size in x.shape)
-    top, left, bottom, right = pads
 
     def element(b: tirx.Var, group: tirx.Var, y: tirx.Var, xx: tirx.Var) -> tirx.Expr:
         word = None
         for byte in range(min(4, channels)):
             channel = group * 4 + byte
-            value = x[b, channel if channels % 4 == 0 else tirx.min(channel, channels - 1), y - top, xx - left]
+            value = x[b, channel if channels % 4 == 0 else tirx.min(channel, channels - 1), y, xx]
             part = tirx.shift_left(value.astype("uint8").astype("int32"), tirx.const(8 * byte, "int32"))
             word = part if word is None else tirx.bitwise_or(word, part)
-        inside = [y >= top, y < height + top, xx >= left, xx < width + left]
-        return tirx.if_then_else(tirx.all(*inside), word, tirx.const(fill, "int32")) if any(pads) else word
+        return word
 
-    shape = (n, -(-channels // 4), height + top + bottom, width + left + right)
-    return te.compute(shape, element, name="gather_words")
+    return te.compute((n, -(-channels // 4), height, width), element, name="gather_words")
 
 
 # -- matrix products ---------------------------------------------------------------------------------------------

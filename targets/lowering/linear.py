@@ -12,6 +12,7 @@ from edgec.targets.lowering import layouts
 from edgec.targets.lowering.attributes import integer, number
 from edgec.targets.lowering.elementwise import combine
 from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.quantized_weights import QuantizedMatrix, multiply_quantized, read_quantized
 from edgec.targets.lowering.scalars import Scalar, multiply
 
 __all__ = ["batched_matmul", "packed_matmul"]
@@ -24,12 +25,13 @@ def matmul(emitter: Emitter, node: ir.Node) -> None:
     """NumPy's matmul; a constant matrix on the right is packed at compile time."""
     a, b = node.inputs
     out_shape = static_shape(node.outputs[0])
-    weights = emitter.constant(b)
-    if weights is not None and weights.ndim <= 2:
-        matrix = weights.reshape(-1, 1) if weights.ndim == 1 else weights
+    weights = read_quantized(emitter, b)
+    if weights is None:
+        weights = emitter.constant(b)
+    if isinstance(weights, QuantizedMatrix) or (weights is not None and weights.ndim <= 2):
         x = emitter.plain(a)
         x = emitter.reshape(x, [1, *shape_of(x)] if len(shape_of(x)) == 1 else shape_of(x))
-        result = _packed(emitter, x, matrix)
+        result = _packed(emitter, x, weights)
     else:
         left, right = emitter.plain(a), emitter.plain(b)
         left_shape, right_shape = shape_of(left), shape_of(right)
@@ -46,8 +48,11 @@ def gemm(emitter: Emitter, node: ir.Node) -> None:
     x = emitter.plain(node.inputs[0])
     if integer(node, "transA", 0):
         x = emitter.emit(relax.op.permute_dims(x))
+    small = read_quantized(emitter, node.inputs[1], transposed=bool(integer(node, "transB", 0)))
     weights = emitter.constant(node.inputs[1])
-    if weights is not None:
+    if small is not None:
+        result = _scaled(emitter, _packed(emitter, x, small), alpha)
+    elif weights is not None:
         matrix = weights.T if integer(node, "transB", 0) else weights
         result = _packed(emitter, x, (matrix * np.asarray(alpha, matrix.dtype)).astype(matrix.dtype))
     else:
@@ -72,16 +77,25 @@ def _scaled(emitter: Emitter, expr: relax.Expr, factor: float) -> relax.Expr:
     return combine(emitter, lambda p: p * tirx.const(factor, p.ty.dtype), [expr], "scale")
 
 
-def _packed(emitter: Emitter, x: relax.Expr, matrix: np.ndarray) -> relax.Expr:
-    """Input (..., K) times a constant (K, N)."""
+def _packed(emitter: Emitter, x: relax.Expr, matrix: np.ndarray | QuantizedMatrix) -> relax.Expr:
+    """Input (..., K) times a constant (K, N), or (K,)."""
+    if isinstance(matrix, QuantizedMatrix):
+        columns = matrix.steps.shape[1]
+        return multiply_quantized(emitter, x, matrix, _column_blocks(columns, emitter.profile.lanes("float32")))
+    if matrix.ndim == 1:
+        matrix = matrix.reshape(-1, 1)
     lanes = emitter.profile.lanes(matrix.dtype.name)
-    blocks = -(-matrix.shape[1] // lanes)
-    if matrix.shape[1] % lanes and blocks > 5 and all(blocks % vectors for vectors in (2, 3, 5)):
-        blocks += 1  # no tile of several vectors divides them, see `schedules.matmul`
+    blocks = _column_blocks(matrix.shape[1], lanes)
     padded = np.pad(matrix, ((0, 0), (0, blocks * lanes - matrix.shape[1])))
     packed = emitter.const(layouts.pack_matrix(padded, lanes))
     assert dtype_of(x) == matrix.dtype.name
     return emitter.te(packed_matmul, x, packed, matrix.shape[1], name="matmul", fusion=Fusion.EPILOGUE)
+
+
+def _column_blocks(columns: int, lanes: int) -> int:
+    """Vectors that columns take, and one more where no tile of several would divide them, see `schedules.matmul`."""
+    blocks = -(-columns // lanes)
+    return blocks + 1 if columns % lanes and blocks > 5 and all(blocks % vectors for vectors in (2, 3, 5)) else blocks
 
 
 def packed_matmul(x: te.Tensor, w: te.Tensor, columns: int, product_of: Scalar = multiply) -> te.Tensor:

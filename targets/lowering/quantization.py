@@ -22,13 +22,16 @@ def _parameter(emitter: Emitter, node: ir.Node, index: int, dtype: type) -> ir.V
     """A scale or zero point as a value that broadcasts over the first input; None for one that is left out."""
     if index >= len(node.inputs) or node.inputs[index] is None:
         return None
-    if integer(node, "block_size", 0):
-        raise UnsupportedError(f"{node.op_type} '{node.name}' is quantized in blocks")
     source = node.inputs[index]
     array = emitter.constant(source)
-    rank, shape = len(static_shape(node.inputs[0])), static_shape(source)
-    axis = integer(node, "axis", 1)
-    if len(shape) == 1 and shape != [1]:
+    full, shape = static_shape(node.inputs[0]), static_shape(source)
+    rank, axis, block_size = len(full), integer(node, "axis", 1), integer(node, "block_size", 0)
+    if block_size and (array is None or emitter.constant(node.inputs[0]) is None):
+        raise UnsupportedError(f"{node.op_type} '{node.name}' is quantized in blocks")
+    if block_size and array is not None:
+        array = np.repeat(array, block_size, axis)[tuple(slice(size) for size in full)]
+        shape = list(array.shape)
+    elif len(shape) == 1 and shape != [1]:
         shape = [shape[0] if i == axis % rank else 1 for i in range(rank)]
     else:
         shape = []

@@ -88,7 +88,7 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     # Vectorize and unroll before decompose_reduction: afterwards the loops belong to two blocks.
     tap_loops = [loop for loop, is_tap in zip(reduced, taps, strict=True) if is_tap]
     if row.by_element:
-        reduced[-1:] = unroll_elements(sch, reduced[-1], profile)
+        reduced[-1:] = unroll_elements(sch, reduced[-1], profile, sums.name)
     sch.reorder(*reduced, *spatial)
     sch.vectorize(spatial[-1])
     unrolled = tap_loops[len(tap_loops) - choice["unrolled_axes"] :]
@@ -182,7 +182,9 @@ def choose_tile(row: Row, registers: int) -> tuple[int, int]:
         if row.channel_blocks % blocks:
             continue
         is_read_again = row.is_shared or row.by_element or vectors > 1
-        spare = -4 if row.by_element else 0 if row.is_shared else 2
+        spare = 2
+        if row.is_shared or row.by_element:
+            spare = 0 if row.vectors == 1 else -4
         most = (registers + spare - vectors) // (vectors + 1) if is_read_again else registers * 3 // 4
         for columns in filter(row.may_have, range(1, min(row.width, most) + 1)):
             tiles = -(-row.width // columns)

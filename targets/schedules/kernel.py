@@ -88,13 +88,13 @@ def parallelize(schedule: Schedule, loop: object, work: int) -> None:
         schedule.parallel(loop)
 
 
-def unroll_elements(schedule: Schedule, loop: LoopRV, profile: Profile) -> list[LoopRV]:
-    """Go through the elements of a reduction in vectors, where the CPU can multiply by each element of one.
+def unroll_elements(schedule: Schedule, loop: LoopRV, profile: Profile, dtype: str) -> list[LoopRV]:
+    """Go through the elements of a reduction in vectors of ``dtype``, where the CPU can multiply by each element of one.
 
     Returns:
         The loops that there are now in the place of ``loop``, the inner one unrolled; ``loop`` itself elsewhere.
     """
-    lanes = profile.lanes("float32")
+    lanes = profile.lanes(dtype)
     extent = int(schedule.get(loop).extent)
     if not profile.instruction_set.by_element:
         return [loop]

@@ -9,11 +9,11 @@ import math
 from collections.abc import Sequence
 
 from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import SBlockRV
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Choice, Chooser, Site, workload
-from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilogue, parallelize, vector_lanes
+from edgec.targets.schedules.kernel import Blocks, analyse, bound_extents, inline_epilogue, parallelize, vector_lanes
 
 __all__ = ["choose_tile", "schedule"]
 
@@ -22,6 +22,10 @@ VECTORS = (1, 2, 3, 4, 5, 6, 8)
 
 SHORT = 32
 """LLVM may unroll a loop over a depth of at most this."""
+
+PANEL, DEPTH_BLOCK, PAIRS = "edgec.panel", "edgec.depth_block", "edgec.pairs"
+"""Attributes that `lowering.quantized_weights` writes: of the numbers that are made of integers, and of the product how
+many of a column share a scale, and whether two share a byte."""
 
 FEW = 16
 """Vector registers of SSE and AVX2."""
@@ -32,9 +36,13 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     blocks = analyse(sch)
     if blocks.family != "matmul":
         return False
+    panel = None
     for block in blocks.all[: blocks.main_index]:
-        sch.compute_inline(block)
-    described = workload(sch, blocks)
+        if PANEL in sch.get(block).annotations:
+            panel = block
+        else:
+            sch.compute_inline(block)
+    described = _described(sch, blocks, panel)
     product, last = blocks.main, inline_epilogue(sch, blocks)
     extents = bound_extents(sch, last)
     product_extents = bound_extents(sch, product)
@@ -69,8 +77,49 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
         sch.unroll(m_inner)
     sch.unroll(n_vectors)
     sch.vectorize(n_lanes)
+    if panel is not None:
+        if rows_total > rows:
+            _keep_panel(sch, panel, sch.get_loops(last)[0 if batch else order.index(n_outer)])
+        else:
+            sch.compute_inline(panel)
+            reduced = _split_depth(sch, product, reduced)
     _tile_product(sch, product, spatial, reduced, lanes)
     return True
+
+
+def _described(sch: Schedule, blocks: Blocks, panel: SBlockRV | None) -> str:
+    """The workload, which is the same whether the numbers of quantized weights are kept or not."""
+    if panel is None:
+        return workload(sch, blocks)
+    copy = sch.copy()
+    copy.compute_inline(copy.get_sblock(sch.get(panel).name_hint))
+    return workload(copy, analyse(copy))
+
+
+def _keep_panel(sch: Schedule, panel: SBlockRV, columns: LoopRV) -> None:
+    """Compute the numbers of some columns of quantized weights once for all rows."""
+    sch.compute_at(panel, columns, preserve_unit_loops=True)
+    *_, depth, lanes = sch.get_loops(panel)
+    sch.vectorize(lanes)
+    if int(sch.get(depth).extent) % 2 == 0:  # they share a byte
+        sch.unroll(sch.split(depth, [None, 2])[1])
+
+
+def _split_depth(sch: Schedule, product: SBlockRV, reduced: list[LoopRV]) -> list[LoopRV]:
+    """Loops over blocks that share a scale, over those of a block, and over those that share a byte, unrolled."""
+    annotations = sch.get(product).annotations
+    (depth,), block = reduced, int(annotations[DEPTH_BLOCK])
+    factors: list[int | None] = [None]
+    if block < int(sch.get(depth).extent):
+        factors.append(block)
+    if int(annotations[PAIRS]) and block % 2 == 0:
+        factors[1:] = [block // 2, 2] if len(factors) > 1 else [2]
+    if len(factors) == 1:
+        return reduced
+    loops = list(sch.split(depth, factors))
+    if factors[-1] == 2:
+        sch.unroll(loops[-1])
+    return loops
 
 
 def _row_axis(sch: Schedule, product: SBlockRV, extents: list[int]) -> int:
