@@ -92,9 +92,7 @@ def multiply_quantized(emitter: Emitter, x: relax.Expr, matrix: QuantizedMatrix,
     depth, columns = matrix.steps.shape
 
     def packed(array: NDArray[np.generic]) -> relax.Expr:
-        return emitter.const(
-            layouts.pack_matrix(np.pad(array, ((0, 0), (0, blocks * lanes - array.shape[1]))), lanes)
-        )
+        return emitter.const(layouts.pack_matrix(np.pad(array, ((0, 0), (0, blocks * lanes - array.shape[1]))), lanes))
 
     zeros = matrix.zeros
     stored = matrix.steps
