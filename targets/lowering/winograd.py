@@ -164,13 +164,13 @@ def winograd_input(
     image = te.compute((n, blocks, tile_rows * m + 2, tile_columns * m + 2, lanes), padded, name="pad")
     rows = te.compute(
         (n, blocks, tile_rows, points, tile_columns * m + 2, lanes),
-        lambda b, o, ty, k, xx, c: _combined(forward, k, [image[b, o, ty * m + j, xx, c] for j in range(points)]),
+        lambda b, o, ty, k, xx, c: _combined(forward, k, [image(b, o, ty * m + j, xx, c) for j in range(points)]),
         name="rows",
     )
     return te.compute(
         (points, points, blocks, n, tile_rows, tile_columns, lanes),
         lambda k, l, o, b, ty, tx, c: _combined(  # noqa: E741
-            forward, l, [rows[b, o, ty, k, tx * m + j, c] for j in range(points)]
+            forward, l, [rows(b, o, ty, k, tx * m + j, c) for j in range(points)]
         ),
         name="winograd_input",
         attrs=dict(attrs),
@@ -204,14 +204,14 @@ def winograd_product(
     rows = te.compute(
         (n, out_blocks, tile_rows, tile_columns, m, points, lanes),
         lambda b, o, ty, tx, i, l, c: _combined(  # noqa: E741
-            back, i, [product[j * points + l, o, (b * tile_rows + ty) * tile_columns + tx, c] for j in range(points)]
+            back, i, [product(j * points + l, o, (b * tile_rows + ty) * tile_columns + tx, c) for j in range(points)]
         ),
         name="back_rows",
     )
     return te.compute(
         (n, out_blocks, out_h, out_w, lanes),
         lambda b, o, y, xx, c: _combined(
-            back, xx % m, [rows[b, o, y // m, xx // m, y % m, j, c] for j in range(points)]
+            back, xx % m, [rows(b, o, y // m, xx // m, y % m, j, c) for j in range(points)]
         ),
         name="back",
     )
@@ -251,4 +251,4 @@ def _sum(parts: list[tuple[float, tirx.Expr]]) -> tirx.Expr:
 
 
 def _scaled(factor: float, expression: tirx.Expr) -> tirx.Expr:
-    return expression if factor == 1 else float(factor) * expression
+    return expression if factor == 1 else tirx.const(float(factor), expression.ty.dtype) * expression

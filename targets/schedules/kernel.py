@@ -89,7 +89,7 @@ def parallelize(schedule: Schedule, loop: object, work: int) -> None:
 
 
 def unroll_elements(schedule: Schedule, loop: LoopRV, profile: Profile, dtype: str) -> list[LoopRV]:
-    """Go through the elements of a reduction in vectors of ``dtype``, where the CPU can multiply by each element of one.
+    """Go through the elements of a reduction in vectors of ``dtype``, where the CPU multiplies by each element of one.
 
     Returns:
         The loops that there are now in the place of ``loop``, the inner one unrolled; ``loop`` itself elsewhere.
