@@ -15,7 +15,7 @@ from tvm import relax, te, tirx
 
 from edgec.targets.lowering import layouts
 from edgec.targets.lowering.attributes import integer
-from edgec.targets.lowering.emitter import Emitter, Fusion, static_shape
+from edgec.targets.lowering.emitter import Emitter, Fusion
 
 __all__ = ["QuantizedMatrix", "multiply_quantized", "read_quantized"]
 
