@@ -9,7 +9,7 @@ A bundle is a zip archive, stored without compression::
     params/params.bin          parameters for the libraries (the runner has its own copy)
     golden/inputs.npz          inputs and the engine's outputs for them, one leading sample axis
     golden/outputs.npz
-    reports/compile.json       what the passes changed, number of kernels, work of each step
+    reports/compile.json       what the passes changed, number of kernels, work and layer of each step
 
 The same model, target and versions give the same bytes.
 """

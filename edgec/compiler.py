@@ -63,6 +63,7 @@ class Compilation:
     simplified: ir.Model = field(init=False)
     reports: tuple[PassReport, ...] = ()
     module: tvm.IRModule = field(init=False)
+    factors: Mapping[bytes, tuple[int, list[str]]] = field(default_factory=dict)
     plan: Plan = field(init=False)
     objects: list[Path] = field(default_factory=list)
     symbols: dict[str, str] = field(default_factory=dict)
@@ -144,7 +145,9 @@ def lower(c: Compilation) -> None:
     """IR -> Relax, with layouts chosen and weights packed."""
     from edgec.targets.lowering import Emitter
 
-    c.module = Emitter(c.profile).emit_graph(c.simplified.graph)
+    emitter = Emitter(c.profile)
+    c.module = emitter.emit_graph(c.simplified.graph)
+    c.factors = emitter.factors
     c.dump.text("lowered", "py", lambda: c.module.script(show_meta=False))
 
 
@@ -414,7 +417,7 @@ def _bundle(c: Compilation) -> Bundle:
         for path in (c.root / intermediate).iterdir():
             path.unlink()
         (c.root / intermediate).rmdir()
-    from edgec.targets.lowering import plan_work
+    from edgec.targets.lowering import call_layers, plan_work
 
     report = {
         "passes": [
@@ -425,6 +428,7 @@ def _bundle(c: Compilation) -> Bundle:
         "kernels": len(c.objects),
         "steps": len(c.plan.calls),
         "work": [asdict(work) for work in plan_work(c.plan)],
+        "layers": call_layers(c.plan, c.factors),
     }
     (c.subfolder("reports") / "compile.json").write_text(json.dumps(report, indent=2) + "\n")
     return seal(

@@ -17,9 +17,10 @@ from edgec.targets.lowering import (  # noqa: F401  importing a family registers
     shape,
     transposed_convolution,
 )
+from edgec.targets.lowering.call_layers import call_layers
 from edgec.targets.lowering.emitter import LOWERINGS, Emitter
 from edgec.targets.lowering.fusion import fuse
 from edgec.targets.lowering.plan import Plan, TensorSpec, make_plan
 from edgec.targets.lowering.work import Work, plan_work
 
-__all__ = ["LOWERINGS", "Emitter", "Plan", "TensorSpec", "Work", "fuse", "make_plan", "plan_work"]
+__all__ = ["LOWERINGS", "Emitter", "Plan", "TensorSpec", "Work", "call_layers", "fuse", "make_plan", "plan_work"]

@@ -8,6 +8,7 @@ emitted where the two meet and only once per tensor.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -46,6 +47,8 @@ LOWERINGS: dict[str, Lowering] = {}
 VIEW = "edgec.view"
 """Attribute of a kernel that only copies: its one input from a byte on, or its inputs one after the other. The plan
 leaves it out where the bytes can lie in their place from the start."""
+
+_PRODUCTS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger"})
 
 
 class Fusion(IntEnum):
@@ -102,6 +105,9 @@ class Emitter:
         self._reblocked: dict[tuple[str, int], Blocked] = {}
         self._before_reshape: dict[relax.Expr, relax.Expr] = {}
         self._emitted: set[ir.Node] = set()
+        self._product: str | None = None
+        self.factors: dict[bytes, tuple[int, list[str]]] = {}
+        """Constants of products: size in bytes, and the values whose products have them, by SHA-256."""
 
     # -- reading a node -----------------------------------------------------------------------------------------
 
@@ -188,7 +194,11 @@ class Emitter:
 
     def const(self, array: np.ndarray) -> relax.Expr:
         """A constant that keeps the array's data type (TVM narrows NumPy scalars of 64 bits)."""
-        return relax.const(np.asarray(array), dtype=np.asarray(array).dtype.name)
+        array = np.asarray(array)
+        if self._product is not None:
+            digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
+            self.factors.setdefault(digest, (array.nbytes, []))[1].append(self._product)
+        return relax.const(array, dtype=array.dtype.name)
 
     def reshape(self, expr: relax.Expr, shape: Sequence[int]) -> relax.Expr:
         """The same elements in the same order under another shape; costs nothing at run time."""
@@ -289,7 +299,9 @@ class Emitter:
         lowering = LOWERINGS.get(node.op_type)
         if lowering is None or node.domain not in ("", "ai.onnx"):
             raise UnsupportedError(f"operator {node.op_type} is not supported", where=f"node '{node.name}'")
+        self._product = node.outputs[0].name if node.op_type in _PRODUCTS else None
         lowering(self, node)
+        self._product = None
 
     def _own_outputs(self, values: Sequence[ir.Value], params: Sequence[relax.Var]) -> list[relax.Expr]:
         """The plain outputs; a copy where one shares its bytes with an input, a constant or another output."""

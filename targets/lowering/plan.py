@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -71,6 +71,7 @@ class Plan:
         kernels: Kernels by name, in TensorIR, not scheduled yet.
         params: The parameters, each constant at a multiple of the alignment.
         arena_bound_bytes: Lower bound of the arena's size (largest set of live tensors).
+        constants: Where each constant lies in the parameters, by SHA-256.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -80,6 +81,7 @@ class Plan:
     params: bytes
     arena_size_bytes: int
     arena_bound_bytes: int
+    constants: Mapping[bytes, int] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -229,6 +231,7 @@ def make_plan(module: tvm.IRModule, inputs: Sequence[TensorSpec], outputs: Seque
         params=bytes(walk.params),
         arena_size_bytes=arena,
         arena_bound_bytes=live_bound(intervals),
+        constants=walk.param_offsets,
     )
 
 
