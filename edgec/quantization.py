@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgec.passes.quantization import ActivationType, Encoding, Method, Placement
     from edgec.samples import Samples, SampleSource
 
-__all__ = ["Quantization", "QuantizationWarning", "Settings", "quantize", "quantize_imported"]
+__all__ = ["Prepared", "Quantization", "QuantizationWarning", "Settings", "prepare", "quantize", "quantize_imported"]
 
 Equalization: TypeAlias = Literal["none", "weights", "activations"]
 Rounding: TypeAlias = Literal["nearest", "adaptive"]
@@ -183,28 +183,31 @@ def quantize_imported(
     progress: Progress = silent,
 ) -> Quantization:
     """`quantize` for a model that was read, with everything that it found out; nothing is printed."""
+    return prepare(imported, calibration, settings, limit=limit, state=state, progress=progress).quantize()
+
+
+def prepare(
+    imported: ir.Model,
+    calibration: SampleSource | None,
+    settings: Settings,
+    *,
+    limit: int | None = None,
+    state: Path | None = None,
+    progress: Progress = silent,
+) -> Prepared:
+    """The part of `quantize_imported` that runs the model on samples."""
     from edgec.calibration import collect_products
     from edgec.calibration_checks import scale_warnings
     from edgec.passes import simplify
-    from edgec.passes.quantization import (
-        InsertPairs,
-        MigrateScales,
-        find_range,
-        nodes_named,
-        place,
-        share_encodings,
-    )
+    from edgec.passes.quantization import MigrateScales, nodes_named, place
     from edgec.samples import open_samples, synthetic_samples
 
     _check(settings, limit)
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in imported.graph):
         raise EdgecError("the model is quantized already", fix="compile it as it is")
     simplified, _ = simplify(imported)
-    kept = nodes_named(settings.keep_float, simplified, imported)
-    placement = place(simplified, kept)
-    if not any(unit.is_linear for unit in placement.units):
-        reasons = "; ".join(f"'{name}': {why}" for name, why in list(placement.kept.items())[:3])
-        raise EdgecError("there is nothing to quantize in this model", where=reasons or None)
+    kept = frozenset(str(node.name) for node in nodes_named(settings.keep_float, simplified, imported))
+    placement = _place(simplified, kept)
     infos = input_infos(simplified)
     notes = []
     if calibration is None:
@@ -221,32 +224,102 @@ def quantize_imported(
             seen = _calibrate(simplified, placement, found, limit, None, progress)
             moments = seen.channels
         MigrateScales(moments)(simplified)
-        placement = place(simplified, nodes_named(settings.keep_float, simplified, imported))
+        placement = place(simplified, [node for node in simplified.graph if node.name in kept])
     seen = _calibrate(simplified, placement, found, limit, state, progress)
     if calibration is not None:
         notes += scale_warnings(imported, seen.examples)
-    percentile = 99.99 if settings.percentile is None else settings.percentile
-    ranges = {name: find_range(histogram, settings.method, percentile) for name, histogram in seen.histograms.items()}
-    encodings = share_encodings(placement, ranges, settings.activation_type, symmetric=settings.is_symmetric)
-    quantized, _ = simplify(simplified)  # a copy
-    names_kept = frozenset(str(node.name) for node in kept)
-    linear = {str(unit.root.name): str(unit.inputs[0].name) for unit in placement.units if unit.is_linear}
-    means = {name: seen.channels[read].means for name, read in linear.items()} if settings.corrects_bias else {}
     products = {}
     if settings.rounding == "adaptive":
-        products = collect_products(simplified, linear, found, limit, progress)
-    InsertPairs(encodings, names_kept, settings.is_per_channel, products, means)(quantized)
-    return Quantization(quantized, simplified, seen, placement, encodings, settings, names_kept, tuple(notes))
+        products = collect_products(simplified, _read_by_linear(placement), found, limit, progress)
+    return Prepared(simplified, settings, kept, found, limit, seen, products, tuple(notes), progress)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that was run on samples, of which quantized ones can be made with more or fewer layers in float.
+
+    Attributes:
+        simplified: The float model.
+        kept: Names of the nodes that the user keeps in float.
+        samples: What it was run on, `limit` of them at most.
+        seen: What they showed.
+        products: Of the inputs of linear operators, by node name, where weights are rounded together.
+        notes: What the user should know.
+    """
+
+    simplified: ir.Model
+    settings: Settings
+    kept: frozenset[str]
+    samples: Samples
+    limit: int | None
+    seen: Calibration
+    products: Mapping[str, NDArray[np.float64]]
+    notes: tuple[str, ...]
+    progress: Progress
+
+    def quantize(self, keep_float: Collection[str] = ()) -> Quantization:
+        """The model with all that can be in integers, but the user's choice and the nodes of these names.
+
+        Raises:
+            EdgecError: There is nothing to quantize.
+        """
+        from edgec.passes import simplify
+        from edgec.passes.quantization import InsertPairs, find_range, share_encodings
+
+        kept = self.kept | frozenset(keep_float)
+        placement, settings = _place(self.simplified, kept), self.settings
+        self._see_more(placement)
+        percentile = 99.99 if settings.percentile is None else settings.percentile
+        wanted = {str(value.name): self.seen.histograms[str(value.name)] for value in placement.rounded}
+        ranges = {name: find_range(histogram, settings.method, percentile) for name, histogram in wanted.items()}
+        encodings = share_encodings(placement, ranges, settings.activation_type, symmetric=settings.is_symmetric)
+        quantized, _ = simplify(self.simplified)  # a copy
+        linear = _read_by_linear(placement)
+        channels = self.seen.channels
+        means = {name: channels[read].means for name, read in linear.items()} if settings.corrects_bias else {}
+        InsertPairs(encodings, kept, settings.is_per_channel, self.products, means)(quantized)
+        return Quantization(quantized, self.simplified, self.seen, placement, encodings, settings, kept, self.notes)
+
+    def _see_more(self, placement: Placement) -> None:
+        """Watch the values that are rounded only where others stay in float."""
+        names = {str(value.name) for value in placement.rounded} - set(self.seen.histograms)
+        names |= set(_read_by_linear(placement).values()) - set(self.seen.channels)
+        if names:
+            more = _calibrate(self.simplified, placement, self.samples, self.limit, None, self.progress, names)
+            self.seen.histograms.update(more.histograms)
+            self.seen.channels.update(more.channels)
+
+
+def _place(simplified: ir.Model, kept: Collection[str]) -> Placement:
+    from edgec.passes.quantization import place
+
+    placement = place(simplified, [node for node in simplified.graph if node.name in kept])
+    if not any(unit.is_linear for unit in placement.units):
+        reasons = "; ".join(f"'{name}': {why}" for name, why in list(placement.kept.items())[:3])
+        raise EdgecError("there is nothing to quantize in this model", where=reasons or None)
+    return placement
+
+
+def _read_by_linear(placement: Placement) -> dict[str, str]:
+    """The values that convolutions and products read, by the names of the nodes."""
+    return {str(unit.root.name): str(unit.inputs[0].name) for unit in placement.units if unit.is_linear}
 
 
 def _calibrate(
-    model: ir.Model, placement: Placement, samples: Samples, limit: int | None, state: Path | None, progress: Progress
+    model: ir.Model,
+    placement: Placement,
+    samples: Samples,
+    limit: int | None,
+    state: Path | None,
+    progress: Progress,
+    only: Collection[str] | None = None,
 ) -> Calibration:
     """The values that are rounded, and the channels of those that are multiplied with weights."""
     from edgec.calibration import calibrate
 
-    names = [str(value.name) for value in placement.rounded]
-    axes = {str(u.inputs[0].name): -1 if u.root.op_type == "MatMul" else 1 for u in placement.units if u.is_linear}
+    names = [str(value.name) for value in placement.rounded if only is None or value.name in only]
+    read = {str(u.inputs[0].name): -1 if u.root.op_type == "MatMul" else 1 for u in placement.units if u.is_linear}
+    axes = {name: axis for name, axis in read.items() if name in names}
     return calibrate(model, names, samples, channel_axes=axes, limit=limit, state=state, progress=progress)
 
 

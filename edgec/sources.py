@@ -137,11 +137,17 @@ def _call_reference(reference: str) -> ModelSource:
     return result
 
 
-def call_reference(reference: str, what: str, fix: str) -> object:
+def call_reference(reference: str, what: str, fix: str, *, calls: bool = True) -> object:
     """What ``package.module:callable`` gives; the working directory counts as an import path.
 
+    Args:
+        reference: The text.
+        what: It should give, for messages.
+        fix: For messages.
+        calls: Whether a function is called, or is itself what is wanted.
+
     Raises:
-        EdgecError: It cannot be imported, or failed; `what` it should give and how to `fix` it are for the message.
+        EdgecError: It cannot be imported, or failed.
     """
     module_name, _, attribute = reference.partition(":")
     if module_name.startswith("models.") or module_name == "models":
@@ -152,7 +158,7 @@ def call_reference(reference: str, what: str, fix: str) -> object:
         member = getattr(import_module(module_name), attribute)
         from edgec.engine.nn import Module
 
-        return member() if callable(member) and not isinstance(member, Module) else member
+        return member() if calls and callable(member) and not isinstance(member, Module) else member
     except EdgecError:
         raise
     except Exception as err:  # the user's own code ran: whatever it raises
