@@ -17,7 +17,7 @@ from tvm import ir, prim, sym, tirx
 from tvm.ir.op import register_op_attr
 from tvm_ffi.structural import structural_map
 
-__all__ = ["DOT_PRODUCTS", "DotProduct", "lower_intrinsics", "nearest_integer", "rounded", "saturated", "word_of"]
+__all__ = ["DOT_PRODUCTS", "WORD_BYTES", "DotProduct", "lower_intrinsics", "nearest_integer", "rounded", "saturated", "word_of"]
 
 WORD_BYTES = 4
 """Bytes of a 32-bit element whose products a dot instruction adds up."""

@@ -10,11 +10,13 @@ from tvm import ir, prim, tirx
 from tvm_ffi import structural_hash
 from tvm_ffi.structural import StructuralVisitor, structural_visit
 
+from edgec.targets.intrinsics import DOT_PRODUCTS, WORD_BYTES
 from edgec.targets.lowering.plan import Plan
 
 __all__ = ["Work", "kernel_work", "plan_work"]
 
-_ARITHMETIC = (prim.Add, prim.Sub, prim.Mul, prim.Div, prim.Min, prim.Max)
+_ARITHMETIC = (prim.Add, prim.Sub, prim.Div, prim.Min, prim.Max)
+_DOT_PRODUCTS = frozenset(row.operator for row in DOT_PRODUCTS.values())
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,9 @@ class Work:
     """One call of a kernel.
 
     Attributes:
-        flops: Additions, multiplications, divisions, minima and maxima of floating-point numbers, as the kernel
-            computes them: with the lanes that pad a block of channels, and a product and its sum as two. What a
-            call stands for (``exp``, ``sqrt``) counts for nothing.
+        flops: Additions, multiplications, divisions, minima and maxima of floating-point numbers, and products of
+            bytes and their sums, as the kernel computes them: with the lanes that pad a block of channels, and a
+            product and its sum as two. What a call stands for (``exp``, ``sqrt``) counts for nothing.
         bytes: Each argument read or written once, and no more of it than there are accesses.
         shapes: Dtype and shape of each argument, inputs first.
     """
@@ -84,8 +86,21 @@ def kernel_work(function: tirx.PrimFunc) -> Work:
         visitor.visit(node.false_value)
         flops = max(one, flops)  # the dearer side
 
+    def visit_call(call: ir.Call, visitor: StructuralVisitor) -> None:
+        nonlocal flops
+        if getattr(call.op, "name", "") in _DOT_PRODUCTS:
+            flops += times * 2 * WORD_BYTES
+        visitor.default_visit(call)
+
+    def visit_product(node: prim.Mul, visitor: StructuralVisitor) -> None:
+        nonlocal flops
+        if isinstance(node.a, prim.Cast) and isinstance(node.b, prim.Cast) and str(node.ty.dtype) == "int32":
+            flops += times * 2
+        visit_arithmetic(node, visitor)
+
     visits = [(tirx.For, visit_loop), (tirx.BufferStore, visit_store), (ir.TensorLoad, visit_load)]
     visits.append((prim.Select, visit_select))
+    visits += [(ir.Call, visit_call), (prim.Mul, visit_product)]
     structural_visit(function.body, [*visits, *((kind, visit_arithmetic) for kind in _ARITHMETIC)])
     traffic = 0
     for buffer in function.params:
