@@ -1,8 +1,9 @@
 """Operations that TensorIR lacks, as operators of its own, and what LLVM makes of each: one row of a table each.
 
-Integer kernels need five: a product of bytes summed into 32 bits, four bytes of different places as one word, rounding
-to the nearest integer in one instruction, rounding and saturating to a byte, and a float product that is rounded before anything is added to it (LLVM would
-contract the two to a multiply-add, and the result would not be the engine's, bit for bit).
+Integer kernels need a product of bytes summed into 32 bits, four bytes of different places as one word, rounding to the
+nearest integer in one instruction, rounding and saturating to a byte, and a float product that is rounded before
+anything is added to it: LLVM would contract the two to a multiply-add, and the result would not be the engine's, bit for
+bit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from tvm import ir, prim, sym, tirx
 from tvm.ir.op import register_op_attr
 from tvm_ffi.structural import structural_map
 
-__all__ = ["DOT_PRODUCTS", "WORD_BYTES", "DotProduct", "lower_intrinsics", "nearest_integer", "rounded", "saturated", "word_of"]
+__all__ = [
+    "DOT_PRODUCTS",
+    "WORD_BYTES",
+    "DotProduct",
+    "lower_intrinsics",
+    "nearest_integer",
+    "rounded",
+    "saturated",
+    "word_of",
+]
 
 WORD_BYTES = 4
 """Bytes of a 32-bit element whose products a dot instruction adds up."""

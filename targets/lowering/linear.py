@@ -101,7 +101,8 @@ def _column_blocks(columns: int, lanes: int) -> int:
 def packed_matmul(x: te.Tensor, w: te.Tensor, columns: int, product_of: Scalar = multiply) -> te.Tensor:
     """Input (..., M, K), weights (blocks, K, lanes) -> (..., M, N) with N <= blocks * lanes.
 
-    ``product_of`` is that of an element and a weight. The product has whole vectors of columns; those beyond N are dropped by a second stage.
+    ``product_of`` is that of an element and a weight. The product has whole vectors of columns; those beyond N are
+    dropped by a second stage.
     """
     blocks, depth, lanes = (int(s) for s in w.shape)
     leading = [int(s) for s in x.shape[:-1]]

@@ -180,8 +180,8 @@ class _Walk:
 def _lay(sources: list[_Storage], result: _Storage, offset: int) -> bool:
     """Make a kernel that only copies unnecessary; False where something has its place already.
 
-    One source has ``result`` as its part from ``offset`` on, or is it under another type. Several are parts of ``result``, one after the other; one
-    that is itself a part of something takes that along, if all of it comes here.
+    One source has ``result`` as its part from ``offset`` on, or is it under another type. Several are parts of
+    ``result``, one after the other; one that is itself a part of something takes that along, if all of it comes here.
     """
     if len(sources) == 1:
         if sources[0].whole()[0].place is not None and sources[0].size_bytes != result.size_bytes:

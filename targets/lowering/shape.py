@@ -11,7 +11,7 @@ from tvm import relax, te, tirx, topi
 
 from edgec.errors import UnsupportedError
 from edgec.targets.lowering.attributes import integer, integers, text
-from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_of, lowers, shape_of, static_shape
 from edgec.targets.lowering.memory import ARENA_ALIGNMENT_BYTES
 
 __all__ = ["emit_channels"]

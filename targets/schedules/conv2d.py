@@ -17,7 +17,14 @@ from tvm.tirx import IndexMap
 
 from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Choice, Chooser, Site, workload
-from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilogue, parallelize, unroll_elements, vector_lanes
+from edgec.targets.schedules.kernel import (
+    analyse,
+    bound_extents,
+    inline_epilogue,
+    parallelize,
+    unroll_elements,
+    vector_lanes,
+)
 
 __all__ = ["Row", "choose_tile", "schedule"]
 
@@ -168,7 +175,7 @@ def candidates(row: Row, registers: int, taps: list[int]) -> list[Choice]:
         for columns in range(1, min(row.width, registers) + 1)
         for unrolled_axes in unrolled
         if row.channel_blocks % blocks == 0
-        and 4 <= columns * blocks
+        and columns * blocks >= 4
         and columns * blocks * row.vectors <= registers - 2
         and row.may_have(columns)
     ]
