@@ -1,4 +1,4 @@
-"""How much accuracy a quantized artifact loses: scores of artifacts on samples, by the user's metric or by agreement."""
+"""How much accuracy an artifact loses: scores on samples, by the user's metric or by agreement with the float model."""
 
 from __future__ import annotations
 

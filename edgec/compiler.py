@@ -31,7 +31,10 @@ from edgec.sources import InputSpec, ModelSource, model_name, read_model
 if TYPE_CHECKING:
     import tvm
 
+    from edgec.accuracy import Metric
+    from edgec.auto_report import Aim, AutoQuantization
     from edgec.passes import PassReport
+    from edgec.quantization import Quantization
     from edgec.samples import SampleSource
     from edgec.targets.lowering import Plan
     from edgec.targets.object_store import ObjectStore
@@ -56,6 +59,8 @@ class Compilation:
     store: ObjectStore | None = None
     quantize: str | None = None
     calibration: SampleSource | None = None
+    aim: Aim | None = None
+    auto: AutoQuantization | None = None
     precision: str | None = None
     imported: ir.Model = field(init=False)
     reference: ir.Model = field(init=False)
@@ -99,11 +104,37 @@ def quantize(c: Compilation) -> None:
         return
     from edgec.quantization import QuantizationWarning, Settings, quantize_imported
 
-    made = quantize_imported(c.imported, c.calibration, Settings(), progress=c.progress)
+    made: Quantization | AutoQuantization
+    if c.aim is None:
+        made = quantize_imported(c.imported, c.calibration, Settings(), progress=c.progress)
+    else:
+        made = c.auto = _quantize_auto(c, c.aim)
     for note in made.notes:
         warnings.warn(note, QuantizationWarning, stacklevel=4)
     c.imported = made.model
     c.dump.graph("quantized", c.imported)
+
+
+def _quantize_auto(c: Compilation, aim: Aim) -> AutoQuantization:
+    """Compile and measure, with the same options, as often as it takes to decide."""
+    from edgec.auto_quantization import quantize_auto, timer_for
+    from edgec.report_page import html_page
+
+    def build(model: ir.Model, target: str) -> Bundle:
+        # Scores are those of integers, which every target computes alike: float16 is only for the times.
+        precision = c.precision if target == c.profile.name else None
+        cache = c.store is not None
+        return compile(model, target=target, name=c.name, cache=cache, precision=precision, progress=c.progress)
+
+    assert c.calibration is not None
+    timer = timer_for(c.profile.arch, c.profile.name, aim.device)
+    made = quantize_auto(
+        c.imported, c.calibration, aim, target=c.profile.name, build=build, timer=timer, progress=c.progress
+    )
+    reports = c.subfolder("reports")
+    (reports / "quantization.html").write_text(html_page(made.analysis))
+    (reports / "quantization.json").write_text(json.dumps(made.analysis.to_dict(), indent=2) + "\n")
+    return made
 
 
 def integerize(c: Compilation) -> None:
@@ -274,8 +305,12 @@ def compile(
     dump_ir: str | os.PathLike[str] | None = None,
     records: str | os.PathLike[str] | None = None,
     cache: bool = True,
-    quantize: Literal["int8"] | None = None,
+    quantize: Literal["int8", "auto"] | None = None,
     calibration: SampleSource | None = None,
+    max_drop: float | None = None,
+    metric: str | Metric | None = None,
+    evaluation: SampleSource | None = None,
+    device: str | None = None,
     precision: Literal["fp32", "fp16"] | None = None,
     progress: Progress = silent,
 ) -> Bundle:
@@ -291,8 +326,17 @@ def compile(
         records: File of tuning records that win over the user's own and the package's; see :func:`edgec.tune`.
         cache: Whether kernels that were compiled before are taken from ``EDGEC_CACHE_DIR``, by default
             ``~/.cache/edgec``, and new ones kept there.
-        quantize: ``"int8"`` to quantize the model as :func:`edgec.quantize` does by default.
+        quantize: ``"int8"`` to quantize the model as :func:`edgec.quantize` does by default; ``"auto"`` to quantize
+            what costs no accuracy and gets faster, as measured, and nothing if the whole does not.
         calibration: Samples to quantize it by; see there.
+        max_drop: With ``"auto"``: how far the score may fall below that of the float model, in points of percent; 0.5
+            if None.
+        metric: With ``"auto"``: the score, a function of outputs and inputs by name, stacked over the samples, that
+            returns percents, more for better, or its ``"package.module:callable"``. None for agreement with the float
+            model.
+        evaluation: With ``"auto"``: samples to judge by; None for the calibration data.
+        device: With ``"auto"``: where times are measured, ``local`` or ``ssh://[user@]host``; by default this machine
+            where the target's CPU is of its kind.
         precision: ``"fp16"`` to store weights and to compute in float16 what does not suffer from it, ``"fp32"`` to
             compute all floats in float32. By default as the model has it, where the target computes in float16.
         progress: Called as the work goes on.
@@ -312,10 +356,9 @@ def compile(
     """
     start = time.perf_counter()
     _require_toolchain()
-    if quantize not in (None, "int8"):
-        raise UsageError(f"cannot quantize to {quantize}", fix="choose int8")
-    if calibration is not None and quantize is None:
-        raise UsageError("calibration data say nothing to a float model", fix="quantize to int8, or leave them out")
+    from edgec.auto_report import aim_of
+
+    aim = aim_of(quantize, calibration, max_drop=max_drop, metric=metric, evaluation=evaluation, device=device)
     if precision not in (None, "fp32", "fp16"):
         raise UsageError(f"there is no precision '{precision}'", fix="choose fp32 or fp16")
     from edgec.targets.object_store import open_store
@@ -343,6 +386,7 @@ def compile(
             store=open_store() if cache else None,
             quantize=quantize,
             calibration=calibration,
+            aim=aim,
             precision=precision,
             notes=list(found.notes),
         )
@@ -445,6 +489,7 @@ def _bundle(c: Compilation) -> Bundle:
                 "arena_bytes": c.plan.arena_size_bytes,
                 "arena_bound_bytes": c.plan.arena_bound_bytes,
             },
+            **({} if c.auto is None else {"quantization": c.auto.report.to_dict()}),
             "tuning": {"kernels": sorted(c.tuned), "notes": sorted(set(c.notes))},
             "toolchain": _versions(),
         },

@@ -41,6 +41,7 @@ class LayerReport:
         float_ms: Measured time before, where someone measured it.
         quantized_ms: The same, after.
         histogram: Shares of the values of its input in equal parts of the range seen, for the picture.
+        decision: What became of it, and why, where that was decided by measuring.
     """
 
     name: str
@@ -59,6 +60,7 @@ class LayerReport:
     float_ms: float | None = None
     quantized_ms: float | None = None
     histogram: tuple[float, ...] = field(default=(), repr=False)
+    decision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class QuantizationReport:
         kept_float: Why the other convolutions and products stay in float, by name.
         float_bytes: Size of the constants of the float model.
         quantized_bytes: The same, of the quantized one.
+        verdict: What was decided, where that was by measuring.
     """
 
     model: str
@@ -84,6 +87,7 @@ class QuantizationReport:
     kept_float: dict[str, str]
     float_bytes: int
     quantized_bytes: int
+    verdict: str | None = None
 
     @property
     def ranking(self) -> list[LayerReport]:
@@ -94,6 +98,10 @@ class QuantizationReport:
         """The report with measured times of the layers, by name."""
         layers = [replace(x, float_ms=before_ms.get(x.name), quantized_ms=after_ms.get(x.name)) for x in self.layers]
         return replace(self, layers=tuple(layers))
+
+    def with_decisions(self, decisions: Mapping[str, str]) -> QuantizationReport:
+        """The report with what became of the layers, by name."""
+        return replace(self, layers=tuple(replace(x, decision=decisions.get(x.name)) for x in self.layers))
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON; infinite figures become null."""

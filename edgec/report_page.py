@@ -34,24 +34,30 @@ _LOW_DB = 20.0
 
 
 def text_table(report: QuantizationReport, most: int | None = None) -> list[tuple[str, ...]]:
-    """Rows of `_COLUMNS` as text, the most sensitive layers first; times where they were measured."""
+    """Rows of `columns` as text, the most sensitive layers first."""
     rows = []
+    titles = columns(report)
     for layer in report.ranking[:most]:
-        times: tuple[str, ...] = ()
-        if layer.float_ms is not None and layer.quantized_ms is not None:
-            times = (f"{layer.float_ms:.3f} → {layer.quantized_ms:.3f}",)
+        more: list[str] = []
+        if "ms" in titles:
+            is_timed = layer.float_ms is not None and layer.quantized_ms is not None
+            more.append(f"{layer.float_ms:.3f} → {layer.quantized_ms:.3f}" if is_timed else "–")
+        if "decision" in titles:
+            more.append(layer.decision or "–")
         rows.append((
             layer.name, layer.operator, _decibel(layer.weights_sqnr_db), _decibel(layer.accumulated_sqnr_db),
             _decibel(layer.isolated_sqnr_db), _decibel(layer.sensitivity_db), f"{layer.low:.3g} … {layer.high:.3g}",
             f"{layer.clipped_share:.3%}",
-            f"{layer.float_bytes / 1024:.1f} → {layer.quantized_bytes / 1024:.1f}", *times,
+            f"{layer.float_bytes / 1024:.1f} → {layer.quantized_bytes / 1024:.1f}", *more,
         ))  # fmt: skip
     return rows
 
 
 def columns(report: QuantizationReport) -> tuple[str, ...]:
-    """The titles of `text_table`."""
-    return (*_COLUMNS, "ms") if any(layer.quantized_ms is not None for layer in report.layers) else _COLUMNS
+    """The titles of `text_table`: times and decisions where there are any."""
+    times = ("ms",) if any(layer.quantized_ms is not None for layer in report.layers) else ()
+    decisions = ("decision",) if any(layer.decision is not None for layer in report.layers) else ()
+    return (*_COLUMNS, *times, *decisions)
 
 
 def html_page(report: QuantizationReport) -> str:
@@ -66,6 +72,7 @@ def html_page(report: QuantizationReport) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>{_STYLE}</style></head><body>
 <h1>{title}</h1>
+{f"<p>{escape(report.verdict)}.</p>" if report.verdict else ""}
 <p>Signal to error at the outputs: {outputs}. Constants {report.float_bytes / 1e6:.2f} MB → \
 {report.quantized_bytes / 1e6:.2f} MB ({smaller:.2f}×). Ranges from {report.samples} samples, errors from \
 {report.analysed}.</p>
