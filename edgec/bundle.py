@@ -95,6 +95,11 @@ class Bundle:
         return str(self._section("recipe")["precision"])
 
     @property
+    def float_islands(self) -> tuple[str, ...]:
+        """Operators of a quantized model on whose rounding in float some of its integers depend."""
+        return tuple(map(str, self._section("recipe").get("float_islands", ())))
+
+    @property
     def inputs(self) -> tuple[TensorInfo, ...]:
         return self._tensors("inputs")
 

@@ -58,8 +58,7 @@ Integers are equal, bit for bit, and floats that are computed of them agree as f
 
 def policy_of(bundle: Bundle) -> Tolerance:
     """The tolerance for a bundle."""
-    has_islands = bundle.precision == "int8" and bundle.manifest["recipe"].get("float_islands")
-    return POLICY["int8 with float islands" if has_islands else bundle.precision]
+    return POLICY["int8 with float islands" if bundle.float_islands else bundle.precision]
 
 
 @dataclass(frozen=True)

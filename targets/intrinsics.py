@@ -1,9 +1,9 @@
 """Operations that TensorIR lacks, as operators of its own, and what LLVM makes of each: one row of a table each.
 
-Integer kernels need a product of bytes summed into 32 bits, four bytes of different places as one word, rounding to the
-nearest integer in one instruction, rounding and saturating to a byte, and a float product that is rounded before
-anything is added to it: LLVM would contract the two to a multiply-add, and the result would not be the engine's, bit for
-bit.
+Integer kernels need a product of bytes summed into 32 bits, four bytes of different places as one word, rounding to
+the nearest integer in one instruction, rounding and saturating to a byte, and a float product that is rounded before
+anything is added to it: LLVM would contract the two to a multiply-add, and the result would not be the engine's, bit
+for bit.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ def lower_intrinsics(arch: str) -> tvm.transform.Pass:
         row = _dot_of(node.b)
         if row is None or _lanes(node) not in row.lanes:
             return node
-        return row.expand(node.a, *node.b.args, row.lanes[_lanes(node)])
+        data, weights = node.b.args
+        return row.expand(node.a, data, weights, row.lanes[_lanes(node)])
 
     def call(node: ir.Call) -> prim.Expr:
         name = getattr(node.op, "name", "")
@@ -164,7 +165,8 @@ def lower_intrinsics(arch: str) -> tvm.transform.Pass:
             return _interleaved(node.args)
         if name in _SATURATED:
             to_byte = _narrowed if arch == "aarch64" and _lanes(node) % _NEON_LANES == 0 else _clamped
-            return to_byte(*node.args, _SATURATED[name])
+            x, zero_point = node.args
+            return to_byte(x, zero_point, _SATURATED[name])
         row = _BY_OPERATOR.get(name)
         return node if row is None else _byte_by_byte(row, *node.args)
 

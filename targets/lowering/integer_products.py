@@ -31,6 +31,7 @@ from edgec.targets.lowering.dynamic_quantization import apply_along_columns
 from edgec.targets.lowering.elementwise import combine
 from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, lowers, shape_of, static_shape
 from edgec.targets.lowering.linear import batched_matmul, packed_matmul
+from edgec.targets.lowering.scalars import Scalar
 
 __all__: list[str] = []
 
@@ -151,8 +152,8 @@ def conv_integer(emitter: Emitter, node: ir.Node) -> None:
     else:
         weights, group = merge_groups(weights, group, BLOCK)
         packed = emitter.const(layouts.pack_conv_weights(weights, BLOCK, BLOCK))
-        arguments = (emitter.blocked(x, BLOCK).var, packed, strides, dilations, pads, group, weights.shape[1])
-        total = _emit_conv(emitter, conv2d_blocked, *arguments, _integer_product, zero)
+        settings = (strides, dilations, pads, group, weights.shape[1], _integer_product, zero)
+        total = _emit_conv(emitter, conv2d_blocked, emitter.blocked(x, BLOCK).var, packed, *settings)
     out, addend = _with_bias(emitter, node, -zero * sums, 1)
     spread = layouts.block_array(addend.reshape(1, -1, 1, 1), BLOCK)
     emitter.set_blocked(out, _plus(emitter, total, spread), out_channels)
@@ -307,17 +308,16 @@ def _product_with_weights(emitter: Emitter, node: ir.Node) -> tuple[ir.Value, re
     x = emitter.plain(value)
     if len(shape_of(x)) == 1:
         x = emitter.reshape(x, [1, *shape_of(x)])
-    lanes = emitter.profile.lanes("int32")
-    if dot is None:
-        arguments = (x, emitter.const(layouts.pack_matrix(matrix, lanes)), columns, _integer_product)
-    else:
+    product: Scalar = _integer_product if dot is None else dot
+    if dot is not None:
         missing = -len(matrix) % layouts.WORD_BYTES
         if missing:
             x = emitter.emit(relax.op.nn.pad(x, [0, 0] * (len(shape_of(x)) - 1) + [0, missing]))
         padded = np.pad(matrix, ((0, missing), (0, 0)))
-        words = layouts.word_array(padded.reshape(-1, layouts.WORD_BYTES, columns).swapaxes(1, 2))[..., 0]
-        arguments = (emitter.words(x), emitter.const(layouts.pack_matrix(words, lanes)), columns, dot)
-    total = emitter.te(packed_matmul, *arguments, name="matmul_integer", fusion=Fusion.EPILOGUE)
+        matrix = layouts.word_array(padded.reshape(-1, layouts.WORD_BYTES, columns).swapaxes(1, 2))[..., 0]
+        x = emitter.words(x)
+    packed = emitter.const(layouts.pack_matrix(matrix, emitter.profile.lanes("int32")))
+    total = emitter.te(packed_matmul, x, packed, columns, product, name="matmul_integer", fusion=Fusion.EPILOGUE)
     if zero is not None:
         out, addend = _with_bias(emitter, node, -(zero + offset) * sums, -1)
         return out, _plus(emitter, total, addend)

@@ -23,6 +23,7 @@ def _parameter(emitter: Emitter, node: ir.Node, index: int, dtype: type) -> ir.V
     if index >= len(node.inputs) or node.inputs[index] is None:
         return None
     source = node.inputs[index]
+    assert source is not None
     array = emitter.constant(source)
     full, shape = static_shape(node.inputs[0]), static_shape(source)
     rank, axis, block_size = len(full), integer(node, "axis", 1), integer(node, "block_size", 0)

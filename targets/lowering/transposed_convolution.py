@@ -7,6 +7,7 @@ move puts them side by side. No multiplication with inserted zeros is done.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,7 +127,8 @@ def _convolve(emitter: Emitter, x: relax.Expr, stacked: np.ndarray, group: int, 
     lanes = shape_of(x)[4]
     if group > 1 and stacked.shape[2] == 1:
         packed = np.concatenate([layouts.pack_depthwise_weights(phase, lanes) for phase in stacked])
-        function, name = depthwise_blocked, "depthwise"
+        function: Callable[..., te.Tensor] = depthwise_blocked
+        name = "depthwise"
     else:
         packed = np.concatenate([layouts.pack_conv_weights(phase, lanes, lanes) for phase in stacked])
         function, name = conv2d_blocked, "conv2d"

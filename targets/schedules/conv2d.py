@@ -65,6 +65,8 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     lanes = min(vector_lanes(sch, conv, profile), extents[-1])
     registers = profile.instruction_set.vector_registers
     sums, result = (np.dtype(str(sch.get(block).writes[0].source.dtype)) for block in (conv, last))
+    if sums == np.float16:  # their totals need some too, and elements to multiply by lie in the first sixteen only
+        registers = registers * 3 // 4
     row = Row(
         width=extents[-2],
         channel_blocks=mixed_blocks,
@@ -76,11 +78,11 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
         step=int(sch.get(conv).annotations.get("edgec.column_step", 1)),
     )
     default = default_tile(row, registers, tap_extents)
-    if sums.kind != "f":  # a word is broadcast by an instruction of its own, and LLVM keeps too many of them
+    # A word is broadcast by an instruction of its own, and LLVM keeps too many of them; sums of float16 are in parts,
+    # and it keeps the totals of all of them in registers.
+    if sums.kind != "f" or sums.itemsize == 2:
         default["unrolled_axes"] = min(default["unrolled_axes"], 1)
-    choice = choose(
-        Site.of(blocks.family, described, default, candidates(row, registers, tap_extents))
-    )
+    choice = choose(Site.of(blocks.family, described, default, candidates(row, registers, tap_extents)))
     columns, channel_blocks = choice["columns"], choice["blocks"]
     n, o, *rows, x, c = sch.get_loops(last)
     o_outer, o_inner = sch.split(o, [None, channel_blocks])
