@@ -76,11 +76,10 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
         vectors=extents[-1] // lanes,
         by_element=profile.instruction_set.by_element and not taps[-1],
         step=int(sch.get(conv).annotations.get("edgec.column_step", 1)),
+        most_blocks=2 if sums == np.float16 else 4,
     )
     default = default_tile(row, registers, tap_extents)
-    # A word is broadcast by an instruction of its own, and LLVM keeps too many of them; sums of float16 are in parts,
-    # and it keeps the totals of all of them in registers.
-    if sums.kind != "f" or sums.itemsize == 2:
+    if sums.kind != "f":  # a word is broadcast by an instruction of its own, and LLVM keeps too many of them
         default["unrolled_axes"] = min(default["unrolled_axes"], 1)
     choice = choose(Site.of(blocks.family, described, default, candidates(row, registers, tap_extents)))
     columns, channel_blocks = choice["columns"], choice["blocks"]
@@ -140,6 +139,7 @@ class Row:
         vectors: Vectors that a channel block takes.
         by_element: What is read lies in vectors, which stay in registers while their elements are multiplied by.
         step: A tile has a multiple of so many columns, or the whole row.
+        most_blocks: A tile has at most so many channel blocks.
     """
 
     width: int
@@ -150,6 +150,7 @@ class Row:
     vectors: int = 1
     by_element: bool = False
     step: int = 1
+    most_blocks: int = 4
 
     def may_have(self, columns: int) -> bool:
         """Whether a tile may have so many columns."""
@@ -194,7 +195,7 @@ def choose_tile(row: Row, registers: int) -> tuple[int, int]:
     60 % of that of 10 × 2 on AVX-512). Columns that do not divide the row cost a remainder.
     """
     best, best_cost = (1, 1), float("inf")
-    for blocks in (1, 2, 3, 4):
+    for blocks in range(1, row.most_blocks + 1):
         vectors = blocks * row.vectors
         if row.channel_blocks % blocks:
             continue
