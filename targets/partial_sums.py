@@ -25,7 +25,7 @@ its three rows in registers, and the sums on the stack (2.05 instructions per mu
 
 @tirx.transform.prim_func_pass(opt_level=0)  # type: ignore[untyped-decorator]
 def partial_sums(function: tirx.PrimFunc, _module: object, _context: object) -> tirx.PrimFunc:
-    """Cut reductions to float16 of more than `LONGEST` (`LONGEST_UNROLLED`) terms into parts, each with a sum of its own.
+    """Cut reductions to float16 of more than `LONGEST` terms into parts, each with a sum of its own.
 
     Of ``acc = 0; for k in 256: acc += f(k)`` it makes
     ``total = 0; for o in 8: (acc = 0; for i in 32: acc += f(32 * o + i); total += acc); acc = total``, where ``acc``

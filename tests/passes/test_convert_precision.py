@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgec.frontend import execute
+from edgec.passes import ConvertPrecision
+
+FLOAT, FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
+RNG = np.random.default_rng(3)
+WEIGHTS = (RNG.standard_normal((4, 3, 3, 3)) / 5).astype(np.float32)
+MATRIX = RNG.standard_normal((4, 4)).astype(np.float32)
+
+
+def types(model: ir.Model) -> dict[str, ir.DataType]:
+    """What each operator but the casts gives out."""
+    return {node.op_type: node.outputs[0].dtype for node in model.graph if node.op_type != "Cast"}
+
+
+def test_a_network_keeps_its_sums_and_its_interface(build, apply_pass):
+    model = build(
+        """g (float[1, 3, 6, 6] x) => (float[1, 4, 1, 1] y) {
+            c = Conv (x, w) r = Relu (c) p = GlobalAveragePool (r) t = Transpose <perm = [0, 2, 3, 1]> (p)
+            m = MatMul (t, v) b = Transpose <perm = [0, 3, 1, 2]> (m) y = Softmax <axis = 1> (b)
+        }""",
+        w=WEIGHTS,
+        v=MATRIX,
+    )
+    result = apply_pass(ConvertPrecision(), model, relative=1e-2)
+    found = [(node.op_type, node.outputs[0].dtype) for node in model.graph if node.op_type != "Cast"]
+    assert found == [
+        ("Conv", FLOAT16),
+        ("Relu", FLOAT16),
+        ("GlobalAveragePool", FLOAT),
+        ("Transpose", FLOAT),  # moves what is float32
+        ("MatMul", FLOAT16),
+        ("Transpose", FLOAT16),
+        ("Softmax", FLOAT),
+    ]
+    assert {value.dtype for value in model.graph.initializers.values()} == {FLOAT16}
+    assert any("Softmax" in line and "11 bits" in line for line in result.refused)
+
+
+def test_arithmetic_is_that_of_numpy(build):
+    model = build("g (float[8] x, float[8] z) => (float[8] y) { a = Mul (x, z) b = Add (a, x) y = Relu (b) }")
+    ConvertPrecision()(model)
+    x, z = (RNG.standard_normal(8).astype(np.float32) for _ in range(2))
+    half, other = x.astype(np.float16), z.astype(np.float16)
+    expected = np.maximum(half * other + half, np.float16(0)).astype(np.float32)
+    np.testing.assert_array_equal(execute(model, {"x": x, "z": z})["y"], expected)
+
+
+@pytest.mark.parametrize(
+    ("number", "kept"),
+    [(3.0, None), (1e5, "1e+05, more than"), (-np.finfo(np.float32).max, "more than"), (1e-9, "less than")],
+)
+def test_constants_that_do_not_fit(build, apply_pass, number, kept):
+    model = build("g (float[4] x) => (float[4] y) { y = Add (x, c) }", c=np.array(number, np.float32))
+    result = apply_pass(ConvertPrecision(), model, relative=2e-3)
+    assert types(model)["Add"] == (FLOAT16 if kept is None else FLOAT)
+    assert bool(result.refused) == (kept is not None)
+    assert kept is None or kept in result.refused[0]
+
+
+def test_infinite_constants_fit(build, apply_pass):
+    model = build("g (float[4] x) => (float[4] y) { y = Max (x, c) }", c=np.array(-np.inf, np.float32))
+    apply_pass(ConvertPrecision(), model, relative=2e-3)
+    assert types(model)["Max"] == FLOAT16
+
+
+def test_tensors_that_must_be_float32_stay(build, apply_pass):
+    model = build(
+        'g (float[1, 1, 4, 4] x) => (float[1, 1, 8, 8] y) { y = Resize <mode = "linear"> (x, , s) }',
+        s=np.array([1, 1, 2, 2], np.float32),
+    )
+    apply_pass(ConvertPrecision(), model, relative=1e-2)
+    assert types(model)["Resize"] == FLOAT16
+    assert model.graph.initializers["s"].dtype == FLOAT
+
+
+def test_what_lies_between_integers_stays(build):
+    model = build(
+        """g (float[1, 3, 6, 6] x) => (float[1, 4, 1, 1] y) {
+            q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) h = Mul (d, d)
+            p = QuantizeLinear (h, s, z) e = DequantizeLinear (p, s, z) c = Conv (e, w)
+            r = Conv <kernel_shape = [4, 4]> (c, u) y = Relu (r)
+        }""",
+        s=np.array(0.05, np.float32),
+        z=np.array(128, np.uint8),
+        w=WEIGHTS,
+        u=RNG.standard_normal((4, 4, 4, 4)).astype(np.float32),
+    )
+    ConvertPrecision()(model)
+    made = {node.outputs[0].name: node.outputs[0].dtype for node in model.graph}
+    assert made["d"] == made["h"] == made["c"] == FLOAT  # the product of what was integers, too
+    assert made["r"] == FLOAT16
+    assert model.graph.initializers["s"].dtype == FLOAT
+
+
+def test_a_float16_model_in_float32(build, apply_pass):
+    model = build(
+        "g (float16[1, 3, 6, 6] x) => (float16[1, 4, 4, 4] y) { c = Conv (x, w) y = Relu (c) }",
+        w=WEIGHTS.astype(np.float16),
+    )
+    apply_pass(ConvertPrecision(FLOAT), model, relative=2e-3)
+    assert types(model) == {"Conv": FLOAT, "Relu": FLOAT}
+    assert model.graph.outputs[0].dtype == FLOAT16
+
+
+def test_float32_may_stay(build, apply_pass):
+    body = "c = Cast <to = 10> (x) d = Add (c, c) e = Cast <to = 1> (d) f = Mul (e, e) y = Softmax (f)"
+    model = build(f"g (float[2, 4] x) => (float[2, 4] y) {{ {body} }}")
+    assert not apply_pass(ConvertPrecision(keeps_float32=True), model, relative=1e-2).modified
+    assert apply_pass(ConvertPrecision(), model, relative=1e-2).modified
+    assert types(model) == {"Add": FLOAT16, "Mul": FLOAT16, "Softmax": FLOAT}
+
+
+def test_control_flow_is_left_alone(build):
+    model = build(
+        """g (bool c, float[2] x) => (float[2] y) {
+            y = If (c) <then_branch = t () => (float[2] a) { a = Relu (x) }, else_branch = e () => (float[2] b) {
+            b = Neg (x) }>
+        }"""
+    )
+    result = ConvertPrecision()(model)
+    assert not result.modified and "control flow" in result.refused[0]
