@@ -1,11 +1,12 @@
 """Products with weights of 8 or 4 bits: small in memory, and numbers only in registers.
 
-w = (q - zero point) · scale, with a scale for each column, or for each block of a column. Four bits are stored without
-sign, two rows of the matrix in a byte, the even one lower.
+w = (q - zero point) · scale, with a scale for each column, or for each block of a column. Two rows
+of the matrix share a byte where they have four bits, the even one lower.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +20,10 @@ from edgec.targets.lowering.emitter import Emitter, Fusion
 
 __all__ = ["QuantizedMatrix", "multiply_quantized", "read_quantized"]
 
-KERNEL, PANEL, DEPTH_BLOCK, PAIRS = "edgec.kernel", "edgec.panel", "edgec.depth_block", "edgec.pairs"
+KERNEL, PANEL, PARTIAL, PAIRS = "edgec.kernel", "edgec.panel", "edgec.partial", "edgec.pairs"
 
-_HALF = 8
-"""What is added to an int4 so that it has no sign."""
+FEW_ROWS = 16
+"""Up to so many rows of the input, to make numbers of integers for each tile anew costs less than to store them."""
 
 
 @dataclass(frozen=True)
@@ -92,73 +93,105 @@ def multiply_quantized(emitter: Emitter, x: relax.Expr, matrix: QuantizedMatrix,
     depth, columns = matrix.steps.shape
 
     def packed(array: NDArray[np.generic]) -> relax.Expr:
-        return emitter.const(layouts.pack_matrix(np.pad(array, ((0, 0), (0, blocks * lanes - array.shape[1]))), lanes))
+        return emitter.const(layouts.pack_matrix(np.pad(array, ((0, 0), (0, blocks * lanes - columns))), lanes))
 
-    zeros = matrix.zeros
-    stored = matrix.steps
+    steps, zeros = matrix.steps, matrix.zeros
     if matrix.is_half_byte:
-        offset = _HALF if matrix.steps.dtype == np.int8 else 0
-        stored = _half_bytes((matrix.steps.astype(np.int16) + offset).astype(np.uint8))
-        if zeros is not None:
-            zeros = zeros + offset
-    offset = _HALF if matrix.is_half_byte and matrix.steps.dtype == np.int8 and zeros is None else 0
-    operands = [packed(stored), packed(matrix.scales), *([] if zeros is None else [packed(zeros)])]
-    settings = _Settings(depth, columns, matrix.block_size, matrix.is_half_byte, offset)
-    return emitter.te(quantized_matmul, settings, x, *operands, name="matmul_quantized", fusion=Fusion.EPILOGUE)
+        if steps.dtype == np.uint8:  # all are stored with sign
+            steps, zeros = steps.astype(np.int8) - np.int8(8), -8 + (0 if zeros is None else zeros)
+            zeros = np.broadcast_to(np.asarray(zeros, np.int32), matrix.scales.shape)
+        steps = _half_bytes(steps)
+    operands = [packed(steps), packed(matrix.scales), *([] if zeros is None or not zeros.any() else [packed(zeros)])]
+    kernel = _Kernel(depth, columns, matrix.block_size, matrix.is_half_byte)
+    return emitter.te(kernel, x, *operands, name="matmul_quantized", fusion=Fusion.EPILOGUE)
 
 
-def _half_bytes(steps: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _half_bytes(steps: NDArray[np.generic]) -> NDArray[np.int8]:
     """(K, N) -> (ceil(K / 2), N)."""
-    even = np.pad(steps, ((0, len(steps) % 2), (0, 0)))
-    return np.asarray(even[::2] | even[1::2] << 4, np.uint8)
+    even = np.pad(steps, ((0, len(steps) % 2), (0, 0))).astype(np.uint8)
+    return ((even[::2] & 15) | even[1::2] << 4).astype(np.uint8).view(np.int8)
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """Of a kernel: the matrix's shape, and how its numbers are stored."""
+class _Kernel:
+    """Input (..., M, K), integers (blocks, K or K/2, lanes), scales (blocks, groups, lanes) -> (..., M, N).
+
+    Attributes:
+        depth: K.
+        columns: N.
+        block_size: Rows of the matrix that share a scale.
+        is_half_byte: Whether two rows share a byte.
+    """
 
     depth: int
     columns: int
     block_size: int
     is_half_byte: bool
-    offset: int
 
+    def __call__(self, x: te.Tensor, q: te.Tensor, s: te.Tensor, *z: te.Tensor) -> te.Tensor:
+        blocks, _, lanes = (int(size) for size in q.shape)
+        leading = [int(size) for size in x.shape[:-1]]
+        is_whole = self.block_size >= self.depth
+        has_few_rows = math.prod(leading) <= FEW_ROWS
+        if has_few_rows and not is_whole and self.depth % self.block_size == 0:
+            return self._without_padding(self._in_groups(x, q, s, *z), blocks * lanes)
 
-def quantized_matmul(settings: _Settings, x: te.Tensor, q: te.Tensor, s: te.Tensor, *z: te.Tensor) -> te.Tensor:
-    """Input (..., M, K), integers (blocks, K or K/2, lanes), scales (blocks, groups, lanes) -> (..., M, N).
+        def number(block: tirx.Expr, row: tirx.Expr, lane: tirx.Expr) -> tirx.Expr:
+            step = self._step(q, z, block, row, lane)
+            return step if is_whole else step * s[block, row // self.block_size, lane]
 
-    The numbers are a stage of their own, which the schedule computes in registers where each is read once, and keeps
-    for some columns where rows of the input share it.
-    """
-    blocks, _, lanes = (int(size) for size in q.shape)
-    depth, leading = settings.depth, [int(size) for size in x.shape[:-1]]
+        # Kept for some columns where several tiles of rows share them, else computed in registers.
+        attrs = {} if has_few_rows else {PANEL: 1}
+        weights = te.compute((blocks, self.depth, lanes), number, name="weights", attrs=attrs)
+        k = te.reduce_axis((0, self.depth), "k")
+        product = te.compute(
+            (*leading, blocks * lanes),
+            lambda *i: te.sum(x(*i[:-1], k) * weights[i[-1] // lanes, k, i[-1] % lanes], axis=[k]),
+            name="matmul",
+            attrs={KERNEL: "matmul", PAIRS: int(self.is_half_byte and has_few_rows)},
+        )
+        if is_whole:
+            sums = product
+            product = te.compute(sums.shape, lambda *i: sums(*i) * s[i[-1] // lanes, 0, i[-1] % lanes], name="scaled")
+        return self._without_padding(product, blocks * lanes)
 
-    def number(block: tirx.Var, row: tirx.Var, lane: tirx.Var) -> tirx.Expr:
-        group = row // settings.block_size if settings.block_size < depth else 0
-        scale = s[block, group, lane]
-        if settings.is_half_byte:
-            pair = q[block, row // 2, lane].astype("int32")
-            step = tirx.bitwise_and(tirx.shift_right(pair, row % 2 * 4), tirx.const(15, "int32"))
+    def _in_groups(self, x: te.Tensor, q: te.Tensor, s: te.Tensor, *z: te.Tensor) -> te.Tensor:
+        """Sums over the rows that share a scale, and the sum of these: one product less for every number."""
+        blocks, _, lanes = (int(size) for size in q.shape)
+        leading = [int(size) for size in x.shape[:-1]]
+        size = self.block_size
+        k, group = te.reduce_axis((0, size), "k"), te.reduce_axis((0, self.depth // size), "group")
+
+        def term(*i: tirx.Expr) -> tirx.Expr:
+            *rows, g, n = i
+            return te.sum(x(*rows, g * size + k) * self._step(q, z, n // lanes, g * size + k, n % lanes), axis=[k])
+
+        groups = self.depth // size
+        attrs = {PARTIAL: 1, PAIRS: int(self.is_half_byte)}
+        partial = te.compute((*leading, groups, blocks * lanes), term, name="partial", attrs=attrs)
+        return te.compute(
+            (*leading, blocks * lanes),
+            lambda *i: te.sum(partial(*i[:-1], group, i[-1]) * s[i[-1] // lanes, group, i[-1] % lanes], axis=[group]),
+            name="matmul",
+            attrs={KERNEL: "matmul"},
+        )
+
+    def _step(
+        self, q: te.Tensor, z: tuple[te.Tensor, ...], block: tirx.Expr, row: tirx.Expr, lane: tirx.Expr
+    ) -> tirx.Expr:
+        """An integer less its zero point, as float32."""
+        if self.is_half_byte:
+            pair = q[block, row // 2, lane].astype("int32").astype("uint32")
+            up = tirx.shift_left(pair, (28 - row % 2 * 4).astype("uint32"))
+            # Signed, TVM 0.27 takes the two shifts for a product and a quotient, which cancel.
+            step = tirx.shift_right(tirx.reinterpret("int32", up), tirx.const(28, "int32"))
         else:
             step = q[block, row, lane].astype("int32")
         if z:
-            return (step - z[0][block, group, lane]).astype("float32") * scale
-        if settings.offset:  # one multiply-add; the second product is exact
-            return step.astype("float32") * scale - scale * tirx.const(float(settings.offset), "float32")
-        return step.astype("float32") * scale
+            step = step - z[0][block, 0 if self.block_size >= self.depth else row // self.block_size, lane]
+        return step.astype("float32")
 
-    weights = te.compute((blocks, depth, lanes), number, name="weights", attrs={PANEL: 1})
-    k = te.reduce_axis((0, depth), "k")
-    product = te.compute(
-        (*leading, blocks * lanes),
-        lambda *i: te.sum(x(*i[:-1], k) * weights[i[-1] // lanes, k, i[-1] % lanes], axis=[k]),
-        name="matmul",
-        attrs={
-            KERNEL: "matmul",
-            DEPTH_BLOCK: settings.block_size if depth % settings.block_size == 0 else depth,
-            PAIRS: int(settings.is_half_byte),
-        },
-    )
-    if settings.columns == blocks * lanes:
-        return product
-    return te.compute((*leading, settings.columns), lambda *i: product(*i), name="columns")
+    def _without_padding(self, product: te.Tensor, padded: int) -> te.Tensor:
+        if self.columns == padded:
+            return product
+        return te.compute((*product.shape[:-1], self.columns), lambda *i: product(*i), name="columns")

@@ -13,7 +13,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Choice, Chooser, Site, workload
-from edgec.targets.schedules.kernel import Blocks, analyse, bound_extents, inline_epilogue, parallelize, vector_lanes
+from edgec.targets.schedules.kernel import analyse, bound_extents, inline_epilogue, parallelize, vector_lanes
 
 __all__ = ["choose_tile", "schedule"]
 
@@ -23,9 +23,9 @@ VECTORS = (1, 2, 3, 4, 5, 6, 8)
 SHORT = 32
 """LLVM may unroll a loop over a depth of at most this."""
 
-PANEL, DEPTH_BLOCK, PAIRS = "edgec.panel", "edgec.depth_block", "edgec.pairs"
-"""Attributes that `lowering.quantized_weights` writes: of the numbers that are made of integers, and of the product how
-many of a column share a scale, and whether two share a byte."""
+PANEL, PARTIAL, PAIRS = "edgec.panel", "edgec.partial", "edgec.pairs"
+"""Attributes that `lowering.quantized_weights` writes: of numbers that are made of integers once for all rows, of sums
+that the product adds up, and whether two rows share a byte."""
 
 FEW = 16
 """Vector registers of SSE and AVX2."""
@@ -36,13 +36,15 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     blocks = analyse(sch)
     if blocks.family != "matmul":
         return False
-    panel = None
+    panel = partial = None
     for block in blocks.all[: blocks.main_index]:
         if PANEL in sch.get(block).annotations:
             panel = block
+        elif PARTIAL in sch.get(block).annotations:
+            partial = block
         else:
             sch.compute_inline(block)
-    described = _described(sch, blocks, panel)
+    described = workload(sch, blocks)
     product, last = blocks.main, inline_epilogue(sch, blocks)
     extents = bound_extents(sch, last)
     product_extents = bound_extents(sch, product)
@@ -78,22 +80,9 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     sch.unroll(n_vectors)
     sch.vectorize(n_lanes)
     if panel is not None:
-        if rows_total > rows:
-            _keep_panel(sch, panel, sch.get_loops(last)[0 if batch else order.index(n_outer)])
-        else:
-            sch.compute_inline(panel)
-            reduced = _split_depth(sch, product, reduced)
-    _tile_product(sch, product, spatial, reduced, lanes)
+        _keep_panel(sch, panel, sch.get_loops(last)[0 if batch else order.index(n_outer)])
+    _tile_product(sch, product, spatial, reduced, lanes, partial)
     return True
-
-
-def _described(sch: Schedule, blocks: Blocks, panel: SBlockRV | None) -> str:
-    """The workload, which is the same whether the numbers of quantized weights are kept or not."""
-    if panel is None:
-        return workload(sch, blocks)
-    copy = sch.copy()
-    copy.compute_inline(copy.get_sblock(sch.get(panel).name_hint))
-    return workload(copy, analyse(copy))
 
 
 def _keep_panel(sch: Schedule, panel: SBlockRV, columns: LoopRV) -> None:
@@ -101,25 +90,8 @@ def _keep_panel(sch: Schedule, panel: SBlockRV, columns: LoopRV) -> None:
     sch.compute_at(panel, columns, preserve_unit_loops=True)
     *_, depth, lanes = sch.get_loops(panel)
     sch.vectorize(lanes)
-    if int(sch.get(depth).extent) % 2 == 0:  # they share a byte
+    if int(sch.get(depth).extent) % 2 == 0:  # they may share a byte
         sch.unroll(sch.split(depth, [None, 2])[1])
-
-
-def _split_depth(sch: Schedule, product: SBlockRV, reduced: list[LoopRV]) -> list[LoopRV]:
-    """Loops over blocks that share a scale, over those of a block, and over those that share a byte, unrolled."""
-    annotations = sch.get(product).annotations
-    (depth,), block = reduced, int(annotations[DEPTH_BLOCK])
-    factors: list[int | None] = [None]
-    if block < int(sch.get(depth).extent):
-        factors.append(block)
-    if int(annotations[PAIRS]) and block % 2 == 0:
-        factors[1:] = [block // 2, 2] if len(factors) > 1 else [2]
-    if len(factors) == 1:
-        return reduced
-    loops = list(sch.split(depth, factors))
-    if factors[-1] == 2:
-        sch.unroll(loops[-1])
-    return loops
 
 
 def _row_axis(sch: Schedule, product: SBlockRV, extents: list[int]) -> int:
@@ -134,10 +106,30 @@ def _row_axis(sch: Schedule, product: SBlockRV, extents: list[int]) -> int:
     return len(extents) - 2
 
 
-def _tile_product(sch: Schedule, product: object, spatial: list[object], reduced: list[object], lanes: int) -> None:
-    """Keep the tile in registers: reduction outermost, rows and vectors unrolled, lanes vectorized."""
+def _tile_product(
+    sch: Schedule,
+    product: SBlockRV,
+    spatial: list[LoopRV],
+    reduced: list[LoopRV],
+    lanes: int,
+    partial: SBlockRV | None = None,
+) -> None:
+    """Keep the tile in registers: reduction outermost, rows and vectors unrolled, lanes vectorized.
+
+    The partial sums that it is made of, if there are any, are a tile of their own, for each step of the reduction.
+    """
     vectors, vector = sch.split(spatial[-1], [None, lanes])
     sch.reorder(*reduced, *spatial[:-1], vectors, vector)
+    if partial is not None:
+        sch.set_scope(partial, 0, "local")
+        sch.compute_at(partial, reduced[-1], preserve_unit_loops=True)
+        *inner, depth = sch.get_loops(partial)[-len(spatial) - 2 :]
+        _tile_product(sch, partial, inner, [depth], lanes)
+    if PAIRS in (annotations := sch.get(product).annotations) and int(annotations[PAIRS]):
+        *_, depth = reduced
+        if int(sch.get(depth).extent) % 2 == 0:
+            reduced = [*reduced[:-1], *sch.split(depth, [None, 2])]
+            sch.unroll(reduced[-1])
     sch.vectorize(vector)
     for loop in (*spatial[:-1], vectors):
         sch.unroll(loop)
