@@ -309,11 +309,7 @@ def _name_of(metric: str | Metric) -> str:
 
 
 def timer_for(arch: str, target: str, device: str | None) -> Timer | str:
-    """What measures on a target; where nothing can, why.
-
-    Raises:
-        UsageError: The device is one whose times say nothing.
-    """
+    """What measures on a target; where nothing can, why."""
     from edgec.devices.selection import host_arch
 
     if device is None and arch != host_arch():

@@ -29,7 +29,7 @@ class Aim:
         device: Where times are measured; None for this machine where the target's CPU is of its kind.
 
     Raises:
-        UsageError: The drop is no number of points.
+        UsageError: The drop is no number of points, or times on the device say nothing about the target.
     """
 
     max_drop: float = 0.5
@@ -40,6 +40,11 @@ class Aim:
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop <= 100:
             raise UsageError(f"a drop of {self.max_drop:g} points cannot be allowed", fix="give 0 to 100, say 0.5")
+        if self.device in ("qemu", "inprocess"):
+            raise UsageError(
+                f"times cannot be measured with device {self.device}",
+                fix="measure on the target with --device local or ssh://[user@]host",
+            )
 
 
 @dataclass(frozen=True)

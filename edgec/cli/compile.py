@@ -24,8 +24,15 @@ __all__ = ["command"]
 @click.option("--target", "-t", required=True, help="Target; `edgec targets` lists them.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Bundle to write.  [default: NAME.edgec]")
 @model_options
-@click.option("--quantize", type=click.Choice(["int8"]), help="Quantize the model first, as `edgec quantize` does.")
+@click.option(
+    "--quantize", type=click.Choice(["int8", "auto"]),
+    help="Quantize the model first, as `edgec quantize` does, or (auto) what keeps its accuracy and gets faster.",
+)  # fmt: skip
 @click.option("--calibration", metavar="DATA", help="Samples for it: .npz, a folder of those, package.module:callable.")
+@click.option("--max-drop", type=float, help="For auto: points of the score that may be lost.  [default: 0.5]")
+@click.option("--metric", metavar="REFERENCE", help="For auto: the score.  [default: agreement with the float model]")
+@click.option("--evaluation", metavar="DATA", help="For auto: samples for the score.  [default: --calibration]")
+@click.option("--device", help="For auto: where to measure, local or ssh://[user@]host.  [default: this machine]")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Of floats.  [default: as the model has it]")
 @click.option("--name", help="Name of the artifact.  [default: that of the model]")
 @click.option("--records", type=click.Path(path_type=Path), help="Tuning records that win over all others.")
@@ -41,8 +48,12 @@ def command(
     output: Path | None,
     inputs: dict[str, tuple[int, ...]] | None,
     checkpoint: Path | None,
-    quantize: Literal["int8"] | None,
+    quantize: Literal["int8", "auto"] | None,
     calibration: str | None,
+    max_drop: float | None,
+    metric: str | None,
+    evaluation: str | None,
+    device: str | None,
     precision: Literal["fp32", "fp16"] | None,
     name: str | None,
     records: Path | None,
@@ -86,6 +97,10 @@ def command(
                 cache=cache,
                 quantize=quantize,
                 calibration=calibration,
+                max_drop=max_drop,
+                metric=metric,
+                evaluation=evaluation,
+                device=device,
                 precision=precision,
                 progress=progress,
             )
@@ -93,11 +108,17 @@ def command(
         click.echo(f"edgec: warning: {warning.message}", err=True)
     for note in bundle.tuning_notes:
         click.echo(f"edgec: note: {note}", err=True)
+    quantization = bundle.manifest.get("quantization")
+    if isinstance(quantization, dict):
+        for decision in quantization["decisions"]:
+            click.echo(f"{decision['precision']:8}{decision['layer']}: {decision['reason']}", err=True)
+        click.echo(f"edgec: {quantization['verdict']}; times: {quantization['device']}", err=True)
     save_start = time.perf_counter()
     bundle.save(path)
     seconds = time.perf_counter() - start
     if as_json:
-        described = {key: bundle.manifest[key] for key in ("name", "target", "inputs", "outputs", "memory")}
+        keys = ("name", "target", "inputs", "outputs", "memory", "quantization")
+        described = {key: bundle.manifest[key] for key in keys if key in bundle.manifest}
         size_bytes = path.stat().st_size
         phases_s = {
             **bundle.phases_s,
