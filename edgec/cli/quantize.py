@@ -1,4 +1,4 @@
-"""``edgec quantize``: a float model becomes an int8 one."""
+"""``edgec quantize``: a float model becomes a quantized one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from edgec.errors import UsageError
 
 if TYPE_CHECKING:
     from edgec.passes.quantization import ActivationType, Method
+    from edgec.passes.report import CountedResult
     from edgec.quantization import Equalization, Rounding
+    from edgec.weight_quantization import Mode
 
 __all__ = ["command"]
 
@@ -27,6 +29,12 @@ _SHOWN = 12
 @click.option("--calibration", metavar="DATA", help="Samples: .npz, a folder of those, or package.module:callable.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Model to write.  [default: NAME.int8.onnx]")
 @model_options
+@click.option(
+    "--mode", type=click.Choice(["static", "dynamic", "weight-only"]), default="static", show_default=True,
+    help="Ranges found by calibration; while the model runs (Gemm, MatMul); or only weights made small.",
+)  # fmt: skip
+@click.option("--bits", type=int, help="Of a weight in mode weight-only: 8 or 4.  [default: 8]")
+@click.option("--block-size", type=int, help="Weights that share a scale in mode weight-only.  [default: column, 32]")
 @click.option(
     "--method", type=click.Choice(["minmax", "percentile", "entropy", "mse"]), default="mse", show_default=True,
     help="How the range of an activation is found.",
@@ -55,6 +63,9 @@ def command(
     output: Path | None,
     inputs: dict[str, tuple[int, ...]] | None,
     checkpoint: Path | None,
+    mode: Mode,
+    bits: int | None,
+    block_size: int | None,
     method: Method,
     percentile: float | None,
     keep_float: tuple[str, ...],
@@ -69,7 +80,7 @@ def command(
     resume: bool,
     as_json: bool,
 ) -> int:
-    """Quantize MODEL to int8, and write it as ONNX (QDQ) that `edgec compile` and ONNX Runtime take."""
+    """Quantize MODEL, and write it as ONNX (QDQ) that `edgec compile` and ONNX Runtime take."""
     import onnx_ir as ir
 
     from edgec.bundle import atomic_write, check_writable
@@ -77,9 +88,11 @@ def command(
     from edgec.quantization_report import analyse
     from edgec.report_page import columns, html_page, text_table
     from edgec.sources import model_name, open_source, read_model
+    from edgec.weight_quantization import DataFree, quantize_without_data, refuse_static_options
 
     start = time.perf_counter()
-    path = output or Path(f"{model_name(model)}.int8.onnx")
+    free = DataFree(mode, bits, block_size, keep_float)
+    path = output or Path(f"{model_name(model)}.int{bits or 8}.onnx")
     check_writable(path)
     if report is not None:
         check_writable(report)
@@ -92,6 +105,11 @@ def command(
         method, percentile, activation_type, symmetric, not per_tensor, keep_float,
         not no_bias_correction, equalization, rounding,
     )  # fmt: skip
+    if mode != "static":
+        others = {"calibration": calibration, "samples": samples, "report": report, "resume": resume or None}
+        refuse_static_options(mode, settings, *others.items())
+        source = read_model(open_source(model, checkpoint), inputs)
+        return _write_without_data(quantize_without_data(source, free), path, mode, start, as_json=as_json)
     imported = read_model(open_source(model, checkpoint), inputs)
     try:
         with progress_bars() as progress:
@@ -125,4 +143,24 @@ def command(
         f"{path}: {linear} of {total} convolutions and products in int8, {made.calibration.samples} samples, "
         f"{path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s"
     )
+    return 0
+
+
+def _write_without_data(made: CountedResult, path: Path, mode: Mode, start: float, *, as_json: bool) -> int:
+    """Write a model that was quantized without samples, and say what is in it."""
+    import onnx_ir as ir
+
+    from edgec.bundle import atomic_write
+
+    with atomic_write(path) as temporary:
+        ir.save(made.model, temporary)
+    count, size, seconds = made.changes.total(), path.stat().st_size, time.perf_counter() - start
+    if as_json:
+        echo_json({
+            "model": str(path), "mode": mode, "size_bytes": size, "quantized": count, "kept_float": list(made.refused),
+            "seconds": round(seconds, 3),
+        })  # fmt: skip
+        return 0
+    total = count + len(made.refused)
+    click.echo(f"{path}: {count} of {total} products quantized ({mode}), {size / 1e6:.1f} MB, {seconds:.1f} s")
     return 0
