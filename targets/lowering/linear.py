@@ -25,7 +25,7 @@ def matmul(emitter: Emitter, node: ir.Node) -> None:
     """NumPy's matmul; a constant matrix on the right is packed at compile time."""
     a, b = node.inputs
     out_shape = static_shape(node.outputs[0])
-    weights = read_quantized(emitter, b)
+    weights: QuantizedMatrix | np.ndarray | None = read_quantized(emitter, b)
     if weights is None:
         weights = emitter.constant(b)
     if isinstance(weights, QuantizedMatrix) or (weights is not None and weights.ndim <= 2):

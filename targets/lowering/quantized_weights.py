@@ -33,14 +33,14 @@ class QuantizedMatrix:
     Attributes:
         steps: The integers, int8 or uint8, shape (K, N).
         scales: float32, shape (ceil(K / block_size), N).
-        zeros: Zero points as int32, of the shape of the scales; None where all are 0.
+        zeros: Zero points, of the shape of the scales.
         block_size: Rows that share a scale.
         is_half_byte: Whether four bits are enough for a step.
     """
 
     steps: NDArray[np.generic]
     scales: NDArray[np.float32]
-    zeros: NDArray[np.int32] | None
+    zeros: NDArray[np.int32]
     block_size: int
     is_half_byte: bool
 
@@ -60,23 +60,22 @@ def read_quantized(emitter: Emitter, value: ir.Value | None, *, transposed: bool
     if steps.dtype.name not in ("int8", "uint8", "int4", "uint4") or value.dtype != ir.DataType.FLOAT:
         return None
     axis, block_size = integer(node, "axis", 1) % 2, integer(node, "block_size", 0)
+    zeros = np.zeros(scales.shape, np.int32) if zeros is None else zeros
     if scales.ndim < 2:
-        scales, zeros = (None if a is None else _as_matrix(a, axis) for a in (scales, zeros))
+        scales, zeros = _as_matrix(scales, axis), _as_matrix(zeros, axis)
         block_size = 0
     if transposed:
-        axis = 1 - axis
-        steps, scales, zeros = (None if a is None else a.T for a in (steps, scales, zeros))
+        axis, steps, scales, zeros = 1 - axis, steps.T, scales.T, zeros.T
     depth, columns = steps.shape
     if (block_size and axis == 1) or (not block_size and scales.shape[0] != 1):
         return None
     blocks = len(scales) if block_size else 1
-    if zeros is not None:
-        zeros = np.broadcast_to(zeros.astype(np.int32), (blocks, columns))
+    zeros = np.broadcast_to(zeros.astype(np.int32), (blocks, columns))
     is_half_byte = steps.dtype.itemsize == 1 and steps.dtype.name.endswith("int4")
     return QuantizedMatrix(
         steps.astype(np.int8 if steps.dtype.name.startswith("int") else np.uint8),
         np.ascontiguousarray(np.broadcast_to(scales, (blocks, columns))),
-        zeros if zeros is not None and zeros.any() else None,
+        zeros,
         block_size or depth,
         is_half_byte,
     )
@@ -98,10 +97,9 @@ def multiply_quantized(emitter: Emitter, x: relax.Expr, matrix: QuantizedMatrix,
     steps, zeros = matrix.steps, matrix.zeros
     if matrix.is_half_byte:
         if steps.dtype == np.uint8:  # all are stored with sign
-            steps, zeros = steps.astype(np.int8) - np.int8(8), -8 + (0 if zeros is None else zeros)
-            zeros = np.broadcast_to(np.asarray(zeros, np.int32), matrix.scales.shape)
+            steps, zeros = steps.astype(np.int8) - np.int8(8), zeros - np.int32(8)
         steps = _half_bytes(steps)
-    operands = [packed(steps), packed(matrix.scales), *([] if zeros is None or not zeros.any() else [packed(zeros)])]
+    operands = [packed(steps), packed(matrix.scales), *([packed(zeros)] if zeros.any() else [])]
     kernel = _Kernel(depth, columns, matrix.block_size, matrix.is_half_byte)
     return emitter.te(kernel, x, *operands, name="matmul_quantized", fusion=Fusion.EPILOGUE)
 
