@@ -16,6 +16,7 @@ from tests.edgec.tiny import tiny_model
 tvm = pytest.importorskip("tvm")
 
 import edgec  # noqa: E402
+from edgec import engine  # noqa: E402
 from edgec.engine import nn  # noqa: E402
 from edgec.errors import UnsupportedError, UsageError  # noqa: E402
 
@@ -53,6 +54,7 @@ def network() -> nn.Module:
 
 @pytest.mark.usefixtures("qemu_aarch64")
 def test_a_convolutional_network() -> None:
+    engine.seed(0)
     shapes = {"image": (1, 3, 16, 16)}
     half, single = (
         edgec.compile(network(), target="rk3588", inputs=shapes, name="n", precision=p) for p in ("fp16", "fp32")
@@ -67,6 +69,8 @@ def test_a_convolutional_network() -> None:
 
 @pytest.mark.usefixtures("qemu_aarch64")
 def test_a_transformer() -> None:
+    """Of some weights, scores in the thousands (golden inputs go up to 255) are near ties, which rounding decides."""
+    engine.seed(0)
     model = nn.TransformerEncoderLayer(32, 4, 64)
     report = edgec.check(edgec.compile(model, target="raspberry-pi-5", inputs={"x": (1, 12, 32)}, precision="fp16"))
     assert report, str(report)
