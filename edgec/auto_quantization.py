@@ -70,6 +70,7 @@ class _Search:
     progress: Progress
     float_score: float = math.nan
     reasons: dict[str, str] = field(default_factory=dict)
+    tried: dict[int, float] = field(default_factory=dict)
     float_ms: float | None = None
     int8_ms: float | None = None
     layers_ms: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -96,15 +97,17 @@ class _Search:
 
     def restore_accuracy(self, full: _Candidate, ranking: list[str]) -> _Candidate | None:
         """Take the most sensitive layers back to float, as few as suffice; None if no number does."""
-        tried, enough, found = {0: full.drop}, 0, full
-        count = 1
+        tried, found, count, short, enough = self.tried, full, 1, 0, 0
+        tried[0] = full.drop
+        linear = [unit.name for unit in full.made.placement.units if unit.is_linear]
+        most = max(ranking.index(name) for name in linear)  # then the last layer is still in integers
         while not self.is_accurate(found):
-            if count >= len(ranking):
+            short, enough = enough, min(count, most)
+            if short == enough:
                 return None
-            found, enough = self.candidate(full.prepared, frozenset(ranking[:count])), count
-            tried[count] = found.drop
+            found = self.candidate(full.prepared, frozenset(ranking[:enough]))
+            tried[enough] = found.drop
             count *= 2
-        short = enough // 2
         while enough - short > 1:
             middle = (short + enough) // 2
             one = self.candidate(full.prepared, frozenset(ranking[:middle]))
@@ -292,6 +295,7 @@ def _closed(
         int8_ms=search.int8_ms,
         device=device,
         is_quantized=chosen is not None,
+        tried=tuple(sorted(search.tried.items())),
         options={"equalization": settings.equalization, "rounding": settings.rounding},
         decisions=tuple(decisions),
         verdict=verdict,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgec.bundle import atomic_write
 from edgec.errors import EdgecError, UsageError
@@ -97,7 +98,7 @@ def calibrate(
 
 def collect_products(
     model: ir.Model, nodes: Mapping[str, str], samples: Samples, limit: int | None = None, progress: Progress = silent
-) -> dict[str, Array]:
+) -> dict[str, NDArray[np.float64]]:
     """`InputProducts` of linear operators over samples, by node name.
 
     Args:
@@ -115,7 +116,7 @@ def collect_products(
 
     def watch(name: str, array: Array) -> None:
         for products in readers.get(name, ()):
-            products.add(array)
+            products.add(np.asarray(array, np.float32))
 
     for index, sample in enumerate(islice(samples, limit)):
         execute(model, sample, hook=watch)

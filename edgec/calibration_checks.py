@@ -56,9 +56,9 @@ def _normalization(imported: ir.Model, examples: Sequence[dict[str, Array]]) -> 
     name = str(node.inputs[0].name)
     values = np.stack([execute(imported, sample, outputs=[name])[name] for sample in examples])
     values = np.moveaxis(values, 2, 0).reshape(len(mean), -1).astype(np.float64)
-    mean = np.asarray(mean, np.float64)
+    means = np.asarray(mean, np.float64).reshape(-1, 1)
     deviation = np.sqrt(variance.astype(np.float64) + 1e-12)
-    distance = float(np.median(np.sqrt(np.square(values - mean.reshape(-1, 1)).mean(axis=1)) / deviation))
+    distance = float(np.median(np.sqrt(np.square(values - means).mean(axis=1)) / deviation))
     spread = float(np.median(values.std(axis=1) / deviation))
     if distance > _TOO_LARGE or spread < _TOO_SMALL:
         factor = distance if distance > _TOO_LARGE else spread

@@ -61,7 +61,7 @@ class Compilation:
     calibration: SampleSource | None = None
     aim: Aim | None = None
     auto: AutoQuantization | None = None
-    precision: str | None = None
+    precision: Literal["fp32", "fp16"] | None = None
     imported: ir.Model = field(init=False)
     reference: ir.Model = field(init=False)
     integers: ir.Model = field(init=False)

@@ -182,6 +182,8 @@ def test_what_cannot_be_accurate_stays_in_float():
     made = decide(FakeTimer(SLOW, FAST), Aim(1.0, lambda _outputs, _inputs: 90.0 - 5 * (next(calls) > 0)))
     assert not made.report.is_quantized and made.report.full_score == 85.0
     assert "int8 costs 5.00 points" in made.report.verdict
+    counts = [count for count, _ in made.report.tried]
+    assert counts == sorted({0, 1, 2, counts[-1]}) and all(drop == 5 for _, drop in made.report.tried)
 
 
 @pytest.mark.usefixtures("in_engine")
