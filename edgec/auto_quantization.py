@@ -133,9 +133,9 @@ class _Search:
         bundle = self._on_target(chosen)
         names = {str(node.outputs[0].name): str(node.name) for node in chosen.prepared.simplified.graph}
         before, after = ({names.get(v, v): t for v, t in self.timer.layers_ms(b).items()} for b in (in_float, bundle))
-        self.layers_ms = {name: (before[name], after[name]) for name in before if name in after}
         linear = {unit.name for unit in chosen.made.placement.units if unit.is_linear}
-        losses = {n: after - before for n, (before, after) in self.layers_ms.items() if n in linear and after >= before}
+        self.layers_ms = {name: (before[name], after[name]) for name in linear if name in before and name in after}
+        losses = {name: after - before for name, (before, after) in self.layers_ms.items() if after >= before}
         slow = sorted(losses, key=lambda name: -losses[name])
         count = len(slow)
         while count:
