@@ -235,8 +235,8 @@ def _interleaved(parts: Sequence[prim.Expr]) -> prim.Expr:
     """Words of the elements that four vectors of bytes have at the same place: one permutation, where there is one."""
     lanes = _lanes(parts[0])
     if lanes == 1:
-        words = [tirx.shift_left(part.astype("uint8").astype("int32"), 8 * i) for i, part in enumerate(parts)]
-        return reduce(tirx.bitwise_or, words)
+        words = [tirx.shift_left(part.astype("uint8").astype("uint32"), 8 * i) for i, part in enumerate(parts)]
+        return tirx.reinterpret("int32", reduce(tirx.bitwise_or, words))
     order = [part * lanes + lane for lane in range(lanes) for part in range(WORD_BYTES)]
     whole = _one_load(parts)
     return tirx.reinterpret(f"int32x{lanes}", prim.Shuffle([whole] if whole is not None else list(parts), order))
