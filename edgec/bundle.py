@@ -97,7 +97,8 @@ class Bundle:
     @property
     def float_islands(self) -> tuple[str, ...]:
         """Operators of a quantized model on whose rounding in float some of its integers depend."""
-        return tuple(map(str, self._section("recipe").get("float_islands", ())))
+        islands = self._section("recipe").get("float_islands", ())
+        return tuple(islands) if isinstance(islands, list | tuple) else ()
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:

@@ -54,8 +54,8 @@ def _normalization(imported: ir.Model, examples: Sequence[dict[str, Array]]) -> 
     if mean is None or variance is None:
         return
     name = str(node.inputs[0].name)
-    values = np.stack([execute(imported, sample, outputs=[name])[name] for sample in examples])
-    values = np.moveaxis(values, 2, 0).reshape(len(mean), -1).astype(np.float64)
+    values = np.stack([execute(imported, sample, outputs=[name])[name] for sample in examples], dtype=np.float64)
+    values = np.moveaxis(values, 2, 0).reshape(len(mean), -1)
     means = np.asarray(mean, np.float64).reshape(-1, 1)
     deviation = np.sqrt(variance.astype(np.float64) + 1e-12)
     distance = float(np.median(np.sqrt(np.square(values - means).mean(axis=1)) / deviation))

@@ -52,9 +52,7 @@ INSTRUCTION_SETS = {
         InstructionSet("sse4.2", 128, 16, "x86-64-v2", (), ("sse4.2", "popcnt", "ssse3"), "Nehalem", "vpmaddwd"),
         InstructionSet("avx2", 256, 16, "x86-64-v3", (), _AVX2, "Haswell", "vpmaddwd"),
         # LLVM prefers 256-bit vectors on x86-64-v4; a register-tiled kernel wants the full width.
-        InstructionSet(
-            "avx512", 512, 32, "x86-64-v4", ("-prefer-256-bit",), _AVX512, "Skylake-Server", "vpmaddwd"
-        ),
+        InstructionSet("avx512", 512, 32, "x86-64-v4", ("-prefer-256-bit",), _AVX512, "Skylake-Server", "vpmaddwd"),
         InstructionSet(
             "avx512-vnni",
             512,

@@ -35,9 +35,6 @@ PAGE_BYTES = 4096
 ALIASED_STORE = 14
 """What such a store costs, in multiply-adds of a vector (measured on 1×1 convolutions, Zen 4)."""
 
-LEAST_CHUNKS = 4
-"""So many pieces of work are enough for the threads."""
-
 MAX_UNROLLED_TAPS = 9
 """Kernels of at most so many taps are unrolled whole, larger ones along their columns."""
 
@@ -86,16 +83,11 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     n, o, *rows, x, c = sch.get_loops(last)
     o_outer, o_inner = sch.split(o, [None, channel_blocks])
     x_outer, x_inner = sch.split(x, [None, columns])
-    # The conditions of a last tile with fewer columns would be tested in the innermost loop of all of them.
-    is_parted = extents[-2] % columns > 0 and (bool(rows) or extents[0] * extents[1] >= LEAST_CHUNKS * channel_blocks)
-    if is_parted:
-        sch.annotate(x_outer, "pragma_loop_partition_hint", 1)
     sch.reorder(n, o_outer, *rows, x_outer, x_inner, o_inner, c)
     sch.compute_at(conv, x_outer, preserve_unit_loops=True)
     inner = sch.get_loops(conv)[-len(extents) - len(reduction) :]
     spatial, reduced = inner[: len(extents)], inner[len(extents) :]
-    spread = [n, o_outer, *rows] if rows or is_parted else [n, o_outer, x_outer]
-    parallelize(sch, sch.fuse(*spread), math.prod([*extents, *reduction]) // 8)
+    parallelize(sch, sch.fuse(n, o_outer, *(rows or [x_outer])), math.prod([*extents, *reduction]) // 8)
     for loop in (x_inner, o_inner):
         sch.unroll(loop)
     sch.vectorize(c)
