@@ -117,10 +117,16 @@ class _Search:
             else:
                 short = middle
         steps = sorted(number for number in tried if number <= enough)
-        for less, more in pairwise(steps):
+        for less, more in sorted(pairwise(steps), key=lambda group: group[0] - group[1]):
+            group, cost = ranking[less:more], tried[less] - tried[more]
+            # The order is that of errors, not of the score: what seems to cost nothing may become integer again.
+            if found.drop + cost <= self.aim.max_drop:
+                one = self.candidate(full.prepared, found.kept - set(group))
+                if self.is_accurate(one):
+                    found = one
+                    continue
             others = f" together with {more - less - 1} other" + "s" * (more - less > 2) if more - less > 1 else ""
-            for name in ranking[less:more]:
-                self.reasons[name] = f"costs {tried[less] - tried[more]:.2f} points{others}"
+            self.reasons.update(dict.fromkeys(group, f"costs {cost:.2f} points{others}"))
         return found
 
     def restore_speed(self, chosen: _Candidate, in_float: Bundle) -> tuple[_Candidate, bool]:
