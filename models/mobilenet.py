@@ -139,6 +139,6 @@ MOBILENET_V1_RECIPE = Recipe(
 MOBILENET_V2_RECIPE = Recipe(
     network=CifarMobileNetV2, load=cifar10_task, data="CIFAR-10",
     loss=classify(), optimizer=sgd(0.1, weight_decay=1e-4), schedule=one_cycle(),
-    metric="accuracy", metrics=accuracy, expected=0.80,
-    epochs=12, quick_epochs=3, batch_size=64, minutes=47,
+    metric="accuracy", metrics=accuracy, expected=0.775,
+    epochs=8, quick_epochs=3, batch_size=64, minutes=33,
 )  # fmt: skip
