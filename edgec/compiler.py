@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import onnx_ir as ir
 
-import edgec
-from edgec.bundle import Bundle, TensorInfo, seal
+from edgec.bundle import Bundle
 from edgec.dump import Dump
 from edgec.errors import EdgecError, UnsupportedError, UsageError
-from edgec.golden import INTEGER_BOUNDS, golden_inputs, has_float16, reference_model, save_arrays
+from edgec.golden import golden_samples, has_float16, reference_model, save_arrays
+from edgec.manifest import graph_inputs, seal_bundle, tensor_infos
 from edgec.progress import Progress, silent
 from edgec.sources import InputSpec, ModelSource, model_name, read_model
 
@@ -41,7 +38,7 @@ if TYPE_CHECKING:
     from edgec.targets.profile import Profile
     from edgec.targets.tuning import Records
 
-__all__ = ["PHASES", "artifact_name", "compile", "plan_model", "target_row"]
+__all__ = ["PHASES", "artifact_name", "compile", "plan_model"]
 
 
 @dataclass
@@ -63,7 +60,6 @@ class Compilation:
     auto: AutoQuantization | None = None
     precision: Literal["fp32", "fp16"] | None = None
     imported: ir.Model = field(init=False)
-    reference: ir.Model = field(init=False)
     integers: ir.Model = field(init=False)
     simplified: ir.Model = field(init=False)
     reports: tuple[PassReport, ...] = ()
@@ -195,8 +191,8 @@ def plan(c: Compilation) -> None:
     from edgec.targets.lowering import TensorSpec, make_plan
 
     inputs, outputs = (
-        [TensorSpec(info.name, info.shape, info.dtype) for info in _tensors(values)]
-        for values in (_graph_inputs(c.simplified), c.simplified.graph.outputs)
+        [TensorSpec(info.name, info.shape, info.dtype) for info in tensor_infos(values)]
+        for values in (graph_inputs(c.simplified), c.simplified.graph.outputs)
     )
     c.plan = make_plan(c.module, inputs, outputs)
 
@@ -251,32 +247,15 @@ def link(c: Compilation) -> None:
 def run_reference(c: Compilation) -> None:
     """Golden inputs and what the engine computes for them; the graph itself."""
     ir.save(c.imported, c.subfolder("graph") / "model.onnx")
-    c.reference = reference_model(c.imported)
-    infos = _tensors(_graph_inputs(c.imported))
-    has_integers = any(np.dtype(info.dtype).kind in "iu" for info in infos)
-    for bound in INTEGER_BOUNDS:
-        inputs = golden_inputs(infos, bound)
-        try:
-            results = _execute_samples(c, inputs)
-            break
-        except EdgecError:  # an index may lie outside its table; with zeros only there is another reason
-            if not has_integers or bound == INTEGER_BOUNDS[-1]:
-                raise
-    outputs = {info.name: np.stack([r[info.name] for r in results]) for info in _tensors(c.imported.graph.outputs)}
+    inputs, outputs = golden_samples(
+        reference_model(c.imported),
+        tensor_infos(graph_inputs(c.imported)),
+        tensor_infos(c.imported.graph.outputs),
+        c.progress,
+    )
     golden = c.subfolder("golden")
     save_arrays(golden / "inputs.npz", inputs)
     save_arrays(golden / "outputs.npz", outputs)
-
-
-def _execute_samples(c: Compilation, inputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    from edgec.frontend import execute
-
-    samples = len(next(iter(inputs.values()))) if inputs else 1
-    results = []
-    for i in range(samples):
-        results.append(execute(c.reference, {name: array[i] for name, array in inputs.items()}))
-        c.progress("run reference", i + 1, samples)
-    return results
 
 
 Phase = Callable[[Compilation], None]
@@ -359,19 +338,12 @@ def compile(
     from edgec.auto_report import aim_of
 
     aim = aim_of(quantize, calibration, max_drop=max_drop, metric=metric, evaluation=evaluation, device=device)
-    if precision not in (None, "fp32", "fp16"):
-        raise UsageError(f"there is no precision '{precision}'", fix="choose fp32 or fp16")
     from edgec.targets.object_store import open_store
-    from edgec.targets.profile import float16_targets, load_profile
+    from edgec.targets.profile import load_profile
     from edgec.targets.tuning import find_records
 
     profile = load_profile(target)
-    if precision == "fp16" and not profile.instruction_set.has_float16:
-        raise UnsupportedError(
-            f"target '{target}' does not compute in float16",
-            where=f"instruction set {profile.instruction_set.name}",
-            fix=f"choose one that does ({', '.join(float16_targets())}), or leave --precision out",
-        )
+    _check_precision(precision, profile)
     found = find_records(profile, Path(records) if records is not None else None)
     with _bundle_folder() as folder:
         c = Compilation(
@@ -393,9 +365,22 @@ def compile(
         c.seconds["load compiler"] = time.perf_counter() - start
         _run(c, PHASES)
         start = time.perf_counter()
-        bundle = _bundle(c)
+        bundle = seal_bundle(c)
     bundle.phases_s["seal bundle"] = round(time.perf_counter() - start, 3)
     return bundle
+
+
+def _check_precision(precision: str | None, profile: Profile) -> None:
+    from edgec.targets.profile import float16_targets
+
+    if precision not in (None, "fp32", "fp16"):
+        raise UsageError(f"there is no precision '{precision}'", fix="choose fp32 or fp16")
+    if precision == "fp16" and not profile.instruction_set.has_float16:
+        raise UnsupportedError(
+            f"target '{profile.name}' does not compute in float16",
+            where=f"instruction set {profile.instruction_set.name}",
+            fix=f"choose one that does ({', '.join(float16_targets())}), or leave --precision out",
+        )
 
 
 @contextmanager
@@ -455,79 +440,6 @@ def artifact_name(model: ModelSource, name: str | None = None) -> str:
     return f"m_{identifier}" if identifier in ("default", "edgec") else identifier
 
 
-def _bundle(c: Compilation) -> Bundle:
-    """Clear away intermediate files and seal the rest with a manifest."""
-    for intermediate in ("objects", "lib/build"):
-        for path in (c.root / intermediate).iterdir():
-            path.unlink()
-        (c.root / intermediate).rmdir()
-    from edgec.targets.lowering import call_layers, plan_work
-
-    report = {
-        "passes": [
-            {"name": r.name, "changed": r.changed, "nodes_before": r.nodes_before, "nodes_after": r.nodes_after}
-            for r in c.reports
-            if r.changed
-        ],
-        "kernels": len(c.objects),
-        "steps": len(c.plan.calls),
-        "work": [asdict(work) for work in plan_work(c.plan)],
-        "layers": call_layers(c.plan, c.factors),
-    }
-    (c.subfolder("reports") / "compile.json").write_text(json.dumps(report, indent=2) + "\n")
-    return seal(
-        c.folder,
-        {
-            "name": c.name,
-            "edgec": edgec.__version__,
-            "target": target_row(c.profile),
-            "inputs": [_row(info) for info in _tensors(_graph_inputs(c.imported))],
-            "outputs": [_row(info) for info in _tensors(c.imported.graph.outputs)],
-            "recipe": _recipe(c),
-            "memory": {
-                "params_bytes": len(c.plan.params),
-                "arena_bytes": c.plan.arena_size_bytes,
-                "arena_bound_bytes": c.plan.arena_bound_bytes,
-            },
-            **({} if c.auto is None else {"quantization": c.auto.report.to_dict()}),
-            "tuning": {"kernels": sorted(c.tuned), "notes": sorted(set(c.notes))},
-            "toolchain": _versions(),
-        },
-        {title: round(seconds, 3) for title, seconds in c.seconds.items()},
-    )
-
-
-def _recipe(c: Compilation) -> dict[str, object]:
-    """How the model computes; of a quantized one, which operators leave open how its integers are rounded."""
-    from edgec.frontend.integers import float_islands
-
-    if has_float16(c.imported) or has_float16(c.simplified):
-        return {"precision": "float16"}
-    if c.integers is c.imported:
-        return {"precision": "float32"}
-    return {"precision": "int8", "float_islands": float_islands(c.integers)}
-
-
-def target_row(profile: Profile) -> dict[str, object]:
-    """What a bundle's manifest says about its target."""
-    return {
-        "name": profile.name,
-        "description": profile.description,
-        "arch": profile.arch,
-        "llvm_cpu": profile.llvm_cpu,
-        "instruction_set": profile.instruction_set.name,
-        "cpu_features_required": list(profile.required_features),
-        "link_targets": profile.link_targets,
-        "qemu_cpu": profile.qemu_cpu,
-        "big_cpus": list(profile.big_cpus),
-    }
-
-
-def _versions() -> dict[str, str]:
-    packages = ("apache-tvm", "ziglang", "onnx", "onnx-ir", "numpy")
-    return {"python": platform.python_version(), **{package: metadata.version(package) for package in packages}}
-
-
 def _require_toolchain() -> None:
     from importlib.util import find_spec
 
@@ -537,25 +449,3 @@ def _require_toolchain() -> None:
             f"compiling needs packages that are not installed: {', '.join(missing)}",
             fix="pip install 'edgec[compile]'",
         )
-
-
-def _row(info: TensorInfo) -> dict[str, object]:
-    return {"name": info.name, "shape": list(info.shape), "dtype": info.dtype}
-
-
-def _graph_inputs(model: ir.Model) -> list[ir.Value]:
-    """The inputs that a caller must give: old files list initializers among them."""
-    return [value for value in model.graph.inputs if value.name not in model.graph.initializers]
-
-
-def _tensors(values: Sequence[ir.Value]) -> list[TensorInfo]:
-    result = []
-    for value in values:
-        if value.shape is None or not value.shape.is_static() or value.dtype is None:
-            raise EdgecError(
-                f"tensor '{value.name}' has no fixed shape",
-                where=f"shape {value.shape}",
-                fix="bind symbolic dimensions with --input-shape NAME:1x3x224x224",
-            )
-        result.append(TensorInfo(str(value.name), tuple(int(d) for d in value.shape.numpy()), value.dtype.numpy().name))
-    return result

@@ -10,8 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.bundle import TensorInfo
+from edgec.errors import EdgecError
+from edgec.progress import Progress, silent
 
-__all__ = ["INTEGER_BOUNDS", "golden_inputs", "has_float16", "reference_model", "save_arrays"]
+__all__ = ["INTEGER_BOUNDS", "golden_inputs", "golden_samples", "has_float16", "reference_model", "save_arrays"]
 
 
 INTEGER_BOUNDS = (10, 2, 1)
@@ -48,14 +50,48 @@ def has_float16(model: ir.Model) -> bool:
 
 
 def reference_model(model: ir.Model) -> ir.Model:
-    """What an artifact of ``model`` is compared with: the same in float32, where it has float16 inside."""
+    """What an artifact of ``model`` is compared with: its integer form, in float32 where it has float16 inside.
+
+    To be executed as it is, with ``integers=False``: the form is made once for all samples.
+    """
+    from edgec.frontend import integer_form
     from edgec.passes import ConvertPrecision
 
-    if not has_float16(model):
-        return model
-    widened = model.clone()
-    ConvertPrecision(ir.DataType.FLOAT)(widened)
-    return widened
+    if has_float16(model):
+        model = model.clone()
+        ConvertPrecision(ir.DataType.FLOAT)(model)
+    return integer_form(model)
+
+
+def golden_samples(
+    reference: ir.Model, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], progress: Progress = silent
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Golden inputs, and what the engine computes for them with a :func:`reference_model`, by name and stacked.
+
+    Raises:
+        EdgecError: The engine cannot run the model.
+    """
+    has_integers = any(np.dtype(info.dtype).kind in "iu" for info in inputs)
+    for bound in INTEGER_BOUNDS:
+        given = golden_inputs(inputs, bound)
+        try:
+            results = _execute(reference, given, progress)
+            break
+        except EdgecError:  # an index may lie outside its table; with zeros only there is another reason
+            if not has_integers or bound == INTEGER_BOUNDS[-1]:
+                raise
+    return given, {info.name: np.stack([result[info.name] for result in results]) for info in outputs}
+
+
+def _execute(reference: ir.Model, inputs: Mapping[str, np.ndarray], progress: Progress) -> list[dict[str, np.ndarray]]:
+    from edgec.frontend import execute
+
+    samples = len(next(iter(inputs.values()))) if inputs else 1
+    results = []
+    for i in range(samples):
+        results.append(execute(reference, {name: array[i] for name, array in inputs.items()}, integers=False))
+        progress("run reference", i + 1, samples)
+    return results
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

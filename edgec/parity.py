@@ -159,7 +159,7 @@ def check(
     given = split_samples(bundle, inputs if inputs is not None else bundle.golden("inputs"))[:samples]
     names = [info.name for info in bundle.inputs]
     model = reference_model(import_model(bundle.graph))
-    reference = [execute(model, dict(zip(names, sample, strict=True))) for sample in given]
+    reference = [execute(model, dict(zip(names, sample, strict=True)), integers=False) for sample in given]
     with open_runner(bundle, device, threads=threads) as runner:
         actual = runner.run(given)
         description = runner.description

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgec.bundle import Bundle, seal
-from edgec.compiler import target_row
+from edgec.manifest import target_row
 
 if TYPE_CHECKING:
     from tvm import tirx
