@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from edgec.frontend import execute
 from edgec.frontend.executor import Array
-from edgec.passes.rewiring import array_of, is_default_op, scalar_of
+from edgec.frontend.values import array_of, is_default_op
+from edgec.passes.rewiring import scalar_of
 
 __all__ = ["scale_warnings"]
 

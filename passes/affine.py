@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgec.passes.rewiring import Array, array_of, bypass, new_constant, only_consumer, rounded_to
+from edgec.frontend.values import Array, array_of, only_consumer
+from edgec.passes.rewiring import bypass, new_constant, rounded_to
 
 __all__ = ["ABSORBERS", "absorb_affine", "channel_count", "refusal"]
 

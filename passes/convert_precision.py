@@ -10,8 +10,9 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 
+from edgec.frontend.values import array_of, is_default_op
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import array_of, is_default_op, new_constant
+from edgec.passes.rewiring import new_constant
 
 __all__ = ["KEPT_IN_FLOAT32", "ConvertPrecision"]
 

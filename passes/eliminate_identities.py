@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 
+from edgec.frontend.values import array_of, static_shape
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import array_of, attribute_ints, bypass, static_shape
+from edgec.passes.rewiring import attribute_ints, bypass
 
 __all__ = ["EliminateIdentities"]
 

@@ -10,9 +10,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass
 
+from edgec.frontend.values import Array, array_of, is_default_op, static_shape
 from edgec.passes.affine import ABSORBERS, absorb_affine, refusal
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import Array, array_of, is_default_op, new_constant, replace_node, rounded_to, static_shape
+from edgec.passes.rewiring import new_constant, replace_node, rounded_to
 
 __all__ = ["FoldBatchNorm"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 
+from edgec.frontend.values import array_of, is_default_op
 from edgec.passes.fix_names import FixNames
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import array_of, is_default_op
 
 __all__ = ["FoldBranches"]
 

@@ -13,8 +13,9 @@ from edgec.engine import to_tensor
 from edgec.engine.registry import PRIMITIVES
 from edgec.errors import EdgecError
 from edgec.frontend.executor import run_node
+from edgec.frontend.values import Array, array_of, is_default_op, static_shape
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import Array, array_of, is_default_op, new_constant, static_shape
+from edgec.passes.rewiring import new_constant
 
 __all__ = ["FoldConstants"]
 

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 
+from edgec.frontend.values import Array, array_of, is_default_op, static_shape
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import Array, array_of, bypass, is_default_op, new_constant, static_shape
+from edgec.passes.rewiring import bypass, new_constant
 
 __all__ = ["FoldShapes"]
 

@@ -9,15 +9,9 @@ from typing import NamedTuple
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 
+from edgec.frontend.values import is_default_op, only_consumer, static_shape
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import (
-    is_default_op,
-    only_consumer,
-    remove_unread,
-    replace_node,
-    scalar_of,
-    static_shape,
-)
+from edgec.passes.rewiring import remove_unread, replace_node, scalar_of
 
 __all__ = ["MergeActivations"]
 

@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 
+from edgec.frontend.values import array_of, is_default_op, static_shape
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import array_of, is_default_op, new_constant, replace_node, static_shape
+from edgec.passes.rewiring import new_constant, replace_node
 
 __all__ = ["MergeClamps"]
 

@@ -8,8 +8,8 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 
+from edgec.frontend.values import array_of
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import array_of
 
 __all__ = ["MergeDuplicates"]
 

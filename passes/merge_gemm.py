@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 
+from edgec.frontend.values import array_of, is_default_op, only_consumer, static_shape
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import array_of, is_default_op, only_consumer, replace_node, static_shape
+from edgec.passes.rewiring import replace_node
 
 __all__ = ["MergeGemm"]
 

@@ -8,17 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 
+from edgec.frontend.values import array_of, is_default_op, only_consumer, static_shape
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import (
-    array_of,
-    is_default_op,
-    new_constant,
-    only_consumer,
-    remove_unread,
-    replace_node,
-    scalar_of,
-    static_shape,
-)
+from edgec.passes.rewiring import new_constant, remove_unread, replace_node, scalar_of
 
 __all__ = ["MergeLayerNorm"]
 

@@ -13,8 +13,9 @@ from onnx_ir.passes import InPlacePass
 from edgec.engine import to_tensor
 from edgec.errors import EdgecError
 from edgec.frontend.executor import run_node
+from edgec.frontend.values import Array, array_of, is_default_op, static_shape
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import Array, array_of, bypass, is_default_op, new_constant, replace_node, static_shape
+from edgec.passes.rewiring import bypass, new_constant, replace_node
 
 __all__ = ["MergeMovements"]
 

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 
+from edgec.frontend.values import is_default_op, static_shape
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import attribute_ints, is_default_op, new_constant, replace_node, static_shape
+from edgec.passes.rewiring import attribute_ints, new_constant, replace_node
 
 __all__ = ["MergeReshapes"]
 

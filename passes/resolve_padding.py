@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 
+from edgec.frontend.values import is_default_op, static_shape
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import attribute_ints, is_default_op, static_shape
+from edgec.passes.rewiring import attribute_ints
 
 __all__ = ["ResolvePadding"]
 

@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgec.frontend.values import Array, array_of
+
 __all__ = [
-    "Array",
-    "array_of",
     "attribute_ints",
     "bypass",
-    "is_default_op",
     "new_constant",
-    "only_consumer",
     "remove_unread",
     "replace_node",
     "rounded_to",
     "scalar_of",
-    "static_shape",
 ]
-
-Array: TypeAlias = NDArray[np.generic]
-
-
-def is_default_op(node: ir.Node | None, *op_types: str) -> bool:
-    """Whether ``node`` is one of these operators of the default ONNX domain."""
-    return node is not None and node.domain == "" and node.op_type in op_types
-
-
-def array_of(value: ir.Value | None) -> Array | None:
-    """The array of a constant value (an initializer that is no input, or a Constant node's output), else None."""
-    if value is None or value.is_graph_input():
-        return None
-    if not value.is_initializer() and not is_default_op(value.producer(), "Constant"):
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    if tensor is None or tensor.dtype == ir.DataType.STRING:
-        return None
-    return tensor.numpy()
 
 
 def scalar_of(value: ir.Value | None) -> float | None:
@@ -52,24 +29,9 @@ def scalar_of(value: ir.Value | None) -> float | None:
     return float(array.reshape(()))
 
 
-def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The shape of ``value`` where every dimension is known, else None."""
-    if value is None or value.shape is None or not value.shape.is_static():
-        return None
-    return value.shape.numpy()
-
-
 def attribute_ints(node: ir.Node, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
     attribute = node.attributes.get(name)
     return default if attribute is None else tuple(attribute.as_ints())
-
-
-def only_consumer(value: ir.Value) -> ir.Node | None:
-    """The one node that uses ``value``, once; None where there are others or it leaves the graph."""
-    uses = tuple(value.uses())
-    if len(uses) != 1 or value.is_graph_output():
-        return None
-    return uses[0].node
 
 
 def bypass(node: ir.Node, source: ir.Value, *, output: int = 0) -> bool:

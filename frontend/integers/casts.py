@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgec.frontend.integers.editing import Editor, is_op, only_consumer, static_shape
+from edgec.frontend.integers.editing import Editor
+from edgec.frontend.values import is_default_op, only_consumer, static_shape
 
 __all__ = ["scale_sums"]
 
@@ -14,12 +15,12 @@ def scale_sums(editor: Editor, node: ir.Node) -> bool:
 
     The numbers are the same; it says that their products are rounded before anything is added to them.
     """
-    if not is_op(node, "Mul"):
+    if not is_default_op(node, "Mul"):
         return False
     for real, scale in (node.inputs, node.inputs[::-1]):
         cast = None if real is None else real.producer()
-        total = cast.inputs[0] if cast is not None and is_op(cast, "Cast") else None
-        if total is None or real is None or scale is None or not is_op(total.producer(), "MatMulInteger"):
+        total = cast.inputs[0] if cast is not None and is_default_op(cast, "Cast") else None
+        if total is None or real is None or scale is None or not is_default_op(total.producer(), "MatMulInteger"):
             continue
         shape, scales = static_shape(total), static_shape(scale)
         if real.dtype != ir.DataType.FLOAT or only_consumer(real) is not node or not shape:

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-__all__ = ["Array", "Editor", "array_of", "is_op", "only_consumer", "rank_of", "static_shape"]
+from edgec.frontend.values import Array
 
-Array = NDArray[np.generic]
+__all__ = ["Editor"]
 
 
 class Editor:
@@ -128,39 +127,3 @@ class Editor:
 
 def _is_read(value: ir.Value) -> bool:
     return bool(value.uses()) or value.is_graph_output()
-
-
-def is_op(node: ir.Node | None, *op_types: str) -> bool:
-    """Whether ``node`` is one of these operators of the default ONNX domain."""
-    return node is not None and node.domain == "" and node.op_type in op_types
-
-
-def array_of(value: ir.Value | None) -> Array | None:
-    """The array of a constant (an initializer that is no input, or a Constant node's output), else None."""
-    if value is None or value.is_graph_input():
-        return None
-    if not value.is_initializer() and not is_op(value.producer(), "Constant"):
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    if tensor is None or tensor.dtype == ir.DataType.STRING:
-        return None
-    return tensor.numpy()
-
-
-def only_consumer(value: ir.Value) -> ir.Node | None:
-    """The one node that uses ``value``, once; None where there are others or it leaves the graph."""
-    uses = tuple(value.uses())
-    if len(uses) != 1 or value.is_graph_output():
-        return None
-    return uses[0].node
-
-
-def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The shape of ``value`` where every dimension is known, else None."""
-    if value is None or value.shape is None or not value.shape.is_static():
-        return None
-    return value.shape.numpy()
-
-
-def rank_of(value: ir.Value | None) -> int | None:
-    return None if value is None or value.shape is None else len(value.shape)

@@ -6,8 +6,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgec.frontend.integers.editing import Array, Editor, array_of, is_op, rank_of
+from edgec.frontend.integers.editing import Editor
 from edgec.frontend.integers.products import emit_sum, is_normal, without_subnormals
+from edgec.frontend.values import Array, array_of, is_default_op, rank_of
 
 __all__ = ["write_out_linear_operator"]
 
@@ -17,9 +18,9 @@ def write_out_linear_operator(editor: Editor, node: ir.Node) -> bool:
 
     The scale of the sum is float32(s_x · s_w) / s_y, so the integers are those of the operator itself.
     """
-    if is_op(node, "QLinearConv"):
+    if is_default_op(node, "QLinearConv"):
         x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, *rest = node.inputs
-    elif is_op(node, "QLinearMatMul"):
+    elif is_default_op(node, "QLinearMatMul"):
         x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, *rest = (*node.inputs, None)
     else:
         return False
@@ -35,7 +36,7 @@ def write_out_linear_operator(editor: Editor, node: ir.Node) -> bool:
         scale = without_subnormals(np.asarray(of_x * of_w / of_y, np.float32))
     if not is_normal(scale):
         return False
-    is_convolution = is_op(node, "QLinearConv")
+    is_convolution = is_default_op(node, "QLinearConv")
     name = node.outputs[0].name or node.op_type
     total = editor.emit(
         node,

@@ -11,8 +11,9 @@ import onnx_ir as ir
 
 from edgec.engine import to_tensor
 from edgec.frontend.executor import run_node
-from edgec.frontend.integers.editing import Editor, array_of, is_op, only_consumer
+from edgec.frontend.integers.editing import Editor
 from edgec.frontend.integers.reading import Scaled, read_dequantize, read_quantize
+from edgec.frontend.values import array_of, is_default_op, only_consumer
 
 __all__ = ["cancel_pair", "fold_constant_integers", "push_dequantize_down", "push_quantize_up"]
 
@@ -26,7 +27,7 @@ _BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 
 def cancel_pair(editor: Editor, node: ir.Node) -> bool:
     """Q(DQ(x)) of one scale, zero point and type is x."""
-    dequantize = read_dequantize(node.inputs[0]) if is_op(node, "QuantizeLinear") else None
+    dequantize = read_dequantize(node.inputs[0]) if is_default_op(node, "QuantizeLinear") else None
     quantize = None if dequantize is None else read_quantize(node)
     if quantize is None or dequantize is None or not quantize.is_like(dequantize):
         return False
@@ -41,7 +42,7 @@ def cancel_pair(editor: Editor, node: ir.Node) -> bool:
 
 def fold_constant_integers(editor: Editor, node: ir.Node) -> bool:
     """Computes a QuantizeLinear of a constant, and what moves constant integers."""
-    if not is_op(node, "Concat", "QuantizeLinear", *_MOVEMENTS) or array_of(node.inputs[0]) is None:
+    if not is_default_op(node, "Concat", "QuantizeLinear", *_MOVEMENTS) or array_of(node.inputs[0]) is None:
         return False
     output = node.outputs[0]
     if len(node.outputs) != 1 or output.dtype not in _BYTES or output.is_graph_output():
@@ -57,17 +58,17 @@ def fold_constant_integers(editor: Editor, node: ir.Node) -> bool:
 
 def push_dequantize_down(editor: Editor, node: ir.Node) -> bool:
     """op(DQ(x)) is DQ(op(x)) for an operator that moves elements, and for Concat where all inputs are scaled alike."""
-    if is_op(node, "Concat"):
+    if is_default_op(node, "Concat"):
         every = [read_dequantize(value) for value in node.inputs]
         first = every[0]
         if first is None or not all(_is_activation(one) and one is not None and one.is_like(first) for one in every):
             return False
         inputs: list[ir.Value | None] = [one.source for one in every if one is not None]
         return _replace_by_integers(editor, node, inputs, first, None)
-    scaled = read_dequantize(node.inputs[0]) if is_op(node, *_MOVEMENTS) else None
+    scaled = read_dequantize(node.inputs[0]) if is_default_op(node, *_MOVEMENTS) else None
     if scaled is None or not scaled.is_byte or not _moves_only(node):
         return False
-    if is_op(node, "Identity", "Dropout"):
+    if is_default_op(node, "Identity", "Dropout"):
         if not editor.can_replace(node.outputs[0], scaled.node.outputs[0]):
             return False
         editor.replace(node.outputs[0], scaled.node.outputs[0])
@@ -79,7 +80,7 @@ def push_dequantize_down(editor: Editor, node: ir.Node) -> bool:
         if axis is None:
             return False
     inputs = [scaled.source, *node.inputs[1:]]
-    if is_op(node, "Pad"):
+    if is_default_op(node, "Pad"):
         inputs = _padding(editor, node, inputs, scaled)
     return _replace_by_integers(editor, node, inputs, scaled, axis)
 
@@ -91,7 +92,7 @@ def _is_activation(scaled: Scaled | None) -> bool:
 def _axis_after(node: ir.Node, scaled: Scaled) -> int | None:
     """Where a Transpose puts the axis of the scales."""
     permutation = node.attributes.get("perm")
-    if not is_op(node, "Transpose") or permutation is None:
+    if not is_default_op(node, "Transpose") or permutation is None:
         return None
     axes = list(permutation.as_ints())
     return axes.index(scaled.axis % len(axes))
@@ -135,12 +136,14 @@ def push_quantize_up(editor: Editor, node: ir.Node) -> bool:
 
 def _raise_once(editor: Editor, node: ir.Node) -> ir.Node | None:
     """Put a QuantizeLinear before the operator that feeds it; returns the (last) one that stands there now."""
-    moved_value = node.inputs[0] if is_op(node, "QuantizeLinear") else None
+    moved_value = node.inputs[0] if is_default_op(node, "QuantizeLinear") else None
     moving = None if moved_value is None else moved_value.producer()
     if moved_value is None or moving is None or only_consumer(moved_value) is None:
         return None
-    is_concat = is_op(moving, "Concat")
-    if not is_concat and (not is_op(moving, *_MOVEMENTS) or is_op(moving, "Split") or not _moves_only(moving)):
+    is_concat = is_default_op(moving, "Concat")
+    if not is_concat and (
+        not is_default_op(moving, *_MOVEMENTS) or is_default_op(moving, "Split") or not _moves_only(moving)
+    ):
         return None
     scaled = read_quantize(node)
     if scaled is None or not scaled.is_activation:
@@ -161,11 +164,11 @@ def _raise_once(editor: Editor, node: ir.Node) -> ir.Node | None:
             shapes=[source.shape],
         )
         inputs[index] = last.outputs[0]
-    if is_op(moving, "Dropout", "Identity"):
+    if is_default_op(moving, "Dropout", "Identity"):
         assert last is not None
         editor.replace(node.outputs[0], last.outputs[0])
         return last
-    if is_op(moving, "Pad"):
+    if is_default_op(moving, "Pad"):
         inputs = _padding(editor, moving, inputs, scaled)
     moved = editor.emit(
         moving, moving.op_type, inputs, moving.attributes, name=name, dtype=scaled.dtype, shape=scaled.source.shape
@@ -176,19 +179,21 @@ def _raise_once(editor: Editor, node: ir.Node) -> ir.Node | None:
 
 def _moves_only(node: ir.Node) -> bool:
     """Whether ``node`` takes elements of its first input as they are, or zeros."""
-    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]) and not is_op(node, "Split"):
+    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]) and not is_default_op(
+        node, "Split"
+    ):
         return False
-    if len(node.outputs) > 1 and not is_op(node, "Split", "Dropout"):
+    if len(node.outputs) > 1 and not is_default_op(node, "Split", "Dropout"):
         return False
-    if is_op(node, "Resize"):
+    if is_default_op(node, "Resize"):
         mode, coordinates = (node.attributes.get(key) for key in ("mode", "coordinate_transformation_mode"))
         is_nearest = mode is None or mode.as_string() == "nearest"
         return is_nearest and (coordinates is None or coordinates.as_string() != "tf_crop_and_resize")
-    if is_op(node, "Dropout"):
+    if is_default_op(node, "Dropout"):
         training = node.inputs[2] if len(node.inputs) > 2 else None
         array = array_of(training)
         return training is None or (array is not None and not array.any())
-    if is_op(node, "Pad"):
+    if is_default_op(node, "Pad"):
         mode = node.attributes.get("mode")
         if mode is not None and mode.as_string() != "constant":
             return True

@@ -15,9 +15,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgec.frontend.integers.editing import Editor, array_of, is_op, rank_of, static_shape
+from edgec.frontend.integers.editing import Editor
 from edgec.frontend.integers.products import emit_sum, is_normal
 from edgec.frontend.integers.reading import Scaled, read_dequantize
+from edgec.frontend.values import array_of, is_default_op, rank_of, static_shape
 
 __all__ = ["make_mean_integer"]
 
@@ -26,15 +27,15 @@ _INT32_END = 1 << 31
 
 def make_mean_integer(editor: Editor, node: ir.Node) -> bool:
     """Rewrites a GlobalAveragePool, ReduceMean or AveragePool of dequantized bytes of known shape."""
-    if not is_op(node, "AveragePool", "GlobalAveragePool", "ReduceMean"):
+    if not is_default_op(node, "AveragePool", "GlobalAveragePool", "ReduceMean"):
         return False
     x = read_dequantize(node.inputs[0])
     shape = static_shape(node.inputs[0])
     if x is None or shape is None or not x.is_activation:
         return False
-    if is_op(node, "AveragePool"):
+    if is_default_op(node, "AveragePool"):
         return _make_pool(editor, node, x, shape)
-    if is_op(node, "GlobalAveragePool"):
+    if is_default_op(node, "GlobalAveragePool"):
         return _make_mean(editor, node, x, shape, range(2, len(shape)), keepdims=1)
     given = node.inputs[1] if len(node.inputs) > 1 else None
     axes = array_of(given)

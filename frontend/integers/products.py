@@ -14,8 +14,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgec.frontend.integers.editing import Array, Editor, array_of, is_op, rank_of, static_shape
+from edgec.frontend.integers.editing import Editor
 from edgec.frontend.integers.reading import Scaled, read_dequantize
+from edgec.frontend.values import Array, array_of, is_default_op, rank_of, static_shape
 
 __all__ = ["emit_sum", "is_normal", "make_products_integer", "without_subnormals"]
 
@@ -35,11 +36,11 @@ def make_products_integer(editor: Editor, node: ir.Node) -> bool:
     It stays as it is where the sum could leave int32, where the product of the scales is no normal float32, and where
     operands are scaled along other axes than integer sums allow.
     """
-    if is_op(node, "Conv"):
+    if is_default_op(node, "Conv"):
         return _make_convolution(editor, node)
-    if is_op(node, "MatMul"):
+    if is_default_op(node, "MatMul"):
         return _make_product(editor, node, None)
-    if is_op(node, "Gemm"):
+    if is_default_op(node, "Gemm"):
         return _make_gemm(editor, node)
     return False
 

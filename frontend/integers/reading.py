@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgec.frontend.integers.editing import Array, array_of, is_op
+from edgec.frontend.values import Array, array_of, is_default_op
 
 __all__ = ["Scaled", "read_dequantize", "read_quantize"]
 
@@ -73,7 +73,7 @@ class Scaled:
 def read_dequantize(value: ir.Value | None) -> Scaled | None:
     """What makes ``value``, if that is a DequantizeLinear of uint8, int8 or int32 to float32."""
     node = None if value is None else value.producer()
-    if node is None or not is_op(node, "DequantizeLinear"):
+    if node is None or not is_default_op(node, "DequantizeLinear"):
         return None
     source = node.inputs[0]
     if source is None or source.dtype not in (*_BYTES, ir.DataType.INT32):
@@ -83,7 +83,7 @@ def read_dequantize(value: ir.Value | None) -> Scaled | None:
 
 def read_quantize(node: ir.Node) -> Scaled | None:
     """``node``, if it is a QuantizeLinear of float32 to uint8 or int8."""
-    if not is_op(node, "QuantizeLinear") or node.inputs[0] is None:
+    if not is_default_op(node, "QuantizeLinear") or node.inputs[0] is None:
         return None
     dtype = ir.DataType.UINT8
     zero_point = node.inputs[2] if len(node.inputs) > 2 else None

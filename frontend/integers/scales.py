@@ -15,9 +15,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgec.frontend.integers.editing import Array, Editor, array_of, is_op, only_consumer
+from edgec.frontend.integers.editing import Editor
 from edgec.frontend.integers.products import is_normal, without_subnormals
 from edgec.frontend.integers.reading import Scaled, read_dequantize, read_quantize
+from edgec.frontend.values import Array, array_of, is_default_op, only_consumer
 
 __all__ = ["drop_needless_clamp", "fold_scale"]
 
@@ -101,7 +102,7 @@ def _plan_constant(
         return None
     divided = _divided(constant.astype(np.float32), divisor)
     # A bound may become infinite: then it binds nothing.
-    if not (is_op(node, "Clip") or bool(np.isfinite(divided).all())):
+    if not (is_default_op(node, "Clip") or bool(np.isfinite(divided).all())):
         return None
     value = node.inputs[index]
     assert value is not None
@@ -164,16 +165,16 @@ def _divided(array: NDArray[np.float32], divisor: NDArray[np.float32]) -> NDArra
 
 def drop_needless_clamp(editor: Editor, node: ir.Node) -> bool:
     """Removes a Relu or Clip before a QuantizeLinear, or one bound of it, where saturation gives the same integers."""
-    value = node.inputs[0] if is_op(node, "QuantizeLinear") else None
+    value = node.inputs[0] if is_default_op(node, "QuantizeLinear") else None
     clamp = None if value is None else value.producer()
-    if value is None or clamp is None or not is_op(clamp, "Relu", "Clip") or only_consumer(value) is None:
+    if value is None or clamp is None or not is_default_op(clamp, "Relu", "Clip") or only_consumer(value) is None:
         return False
     quantize = read_quantize(node)
     if quantize is None or not quantize.is_per_tensor:
         return False
     source = clamp.inputs[0]
     assert source is not None
-    if is_op(clamp, "Relu"):
+    if is_default_op(clamp, "Relu"):
         if not _is_beyond(np.zeros((), np.float32), quantize, low=True):
             return False
         editor.redirect(node, 0, source)

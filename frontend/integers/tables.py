@@ -13,8 +13,9 @@ import onnx_ir as ir
 
 from edgec.engine import to_tensor
 from edgec.frontend.executor import run_node
-from edgec.frontend.integers.editing import Array, Editor, array_of, is_op, rank_of
+from edgec.frontend.integers.editing import Editor
 from edgec.frontend.integers.reading import read_dequantize, read_quantize
+from edgec.frontend.values import Array, array_of, is_default_op, rank_of
 
 __all__ = ["tabulate_function", "tabulate_quantized"]
 
@@ -48,7 +49,9 @@ def tabulate_quantized(editor: Editor, node: ir.Node) -> bool:
 
 def tabulate_function(editor: Editor, node: ir.Node) -> bool:
     """Rewrites a transcendental operator of a dequantized tensor whose result stays a float."""
-    if not is_op(node, *_TRANSCENDENTAL) or not any(read_dequantize(value) is not None for value in node.inputs):
+    if not is_default_op(node, *_TRANSCENDENTAL) or not any(
+        read_dequantize(value) is not None for value in node.inputs
+    ):
         return False
     function = _Function()
     return function.follow(node.outputs[0]) and _look_up(editor, node, function)
@@ -82,7 +85,7 @@ class _Function:
             root = scaled.source if index is None else index
             self.root = self.root or root
             return root is self.root and array_of(root) is None
-        if producer is None or not is_op(producer, *_ELEMENTWISE) or len(producer.outputs) != 1:
+        if producer is None or not is_default_op(producer, *_ELEMENTWISE) or len(producer.outputs) != 1:
             return False
         self.is_costly = self.is_costly or producer.op_type in _TRANSCENDENTAL
         return all(self.follow(given) for given in producer.inputs if given is not None)
@@ -146,16 +149,16 @@ def _look_up(editor: Editor, node: ir.Node, function: _Function) -> bool:
 def _read_table(value: ir.Value) -> tuple[Array | None, ir.Value | None]:
     """The entries of a table that `_look_up` has made and the bytes it is looked up with, or nothing."""
     gather = value.producer()
-    table = array_of(gather.inputs[0]) if gather is not None and is_op(gather, "Gather") else None
+    table = array_of(gather.inputs[0]) if gather is not None and is_default_op(gather, "Gather") else None
     if gather is None or table is None or table.shape != (_ENTRIES,):
         return None, None
     index, offset = gather.inputs[1], 0
     producer = None if index is None else index.producer()
-    if producer is not None and is_op(producer, "Add"):
+    if producer is not None and is_default_op(producer, "Add"):
         constant = array_of(producer.inputs[1])
         offset = int(constant.reshape(())) if constant is not None and constant.size == 1 else 0
         producer = None if producer.inputs[0] is None else producer.inputs[0].producer()
-    root = producer.inputs[0] if producer is not None and is_op(producer, "Cast") else None
+    root = producer.inputs[0] if producer is not None and is_default_op(producer, "Cast") else None
     if root is None or root.dtype not in (ir.DataType.INT8, ir.DataType.UINT8) or offset != -_first(root):
         return None, None
     return table, root

@@ -10,12 +10,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass
 
+from edgec.frontend.values import Array, array_of
 from edgec.passes.quantization.encoding import Encoding, Floats, encode_bias, encode_weight, least_weight_scales
 from edgec.passes.quantization.placement import Unit, place
 from edgec.passes.quantization.round_weights import round_weights
 from edgec.passes.quantization.weights import Linear, read_linear
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import Array, array_of, new_constant
+from edgec.passes.rewiring import new_constant
 
 __all__ = ["InsertPairs"]
 

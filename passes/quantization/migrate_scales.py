@@ -14,12 +14,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass
 
+from edgec.frontend.values import Array, array_of, is_default_op, static_shape
 from edgec.passes.quantization.channel_moments import ChannelMoments
 from edgec.passes.quantization.placement import LINEAR, Unit, place
 from edgec.passes.quantization.weights import refusal
 from edgec.passes.remove_dead_code import RemoveDeadCode
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import Array, array_of, is_default_op, new_constant, static_shape
+from edgec.passes.rewiring import new_constant
 
 __all__ = ["MigrateScales"]
 

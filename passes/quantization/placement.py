@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from edgec.frontend.values import array_of, is_default_op, only_consumer, static_shape
 from edgec.passes.quantization.weights import refusal
-from edgec.passes.rewiring import array_of, is_default_op, only_consumer, static_shape
 
 __all__ = ["Placement", "Unit", "place"]
 

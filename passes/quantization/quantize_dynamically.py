@@ -8,11 +8,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 
+from edgec.frontend.values import is_default_op
 from edgec.passes.quantization.encoding import encode_weight
 from edgec.passes.quantization.quantize_weights import PRODUCTS
 from edgec.passes.quantization.weights import read_linear, refusal
 from edgec.passes.report import CountedResult, Tally
-from edgec.passes.rewiring import is_default_op, new_constant, replace_node
+from edgec.passes.rewiring import new_constant, replace_node
 
 __all__ = ["QuantizeDynamically"]
 

@@ -16,8 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgec.frontend.values import static_shape
 from edgec.passes.quantization.encoding import WEIGHT_LIMIT
-from edgec.passes.rewiring import attribute_ints, static_shape
+from edgec.passes.rewiring import attribute_ints
 
 __all__ = ["InputProducts", "round_weights"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgec.passes.rewiring import Array, array_of
+from edgec.frontend.values import Array, array_of
 
 __all__ = ["Linear", "read_linear", "refusal"]
 
