@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 import edgec
-from edgec.bundle import Bundle, atomic_write
+from edgec.bundle import Bundle
 from edgec.devices import Peak, ProcessRunner, open_process
 from edgec.errors import UsageError
+from edgec.files import atomic_write
 from edgec.roofline import KernelReport, kernel_reports
 
 __all__ = ["BenchReport", "bench", "machine"]

@@ -32,8 +32,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from edgec.errors import EdgecError
+from edgec.files import atomic_write, temporary_folder
 
-__all__ = ["SCHEMA_VERSION", "Bundle", "TensorInfo", "atomic_write", "check_writable", "load"]
+__all__ = ["SCHEMA_VERSION", "Bundle", "TensorInfo", "load"]
 
 SCHEMA_VERSION = 1
 """Version of the manifest; a reader refuses newer ones."""
@@ -219,7 +220,7 @@ def load(path: str | os.PathLike[str]) -> Bundle:
     if not source.is_file():
         raise EdgecError(f"no such bundle: {source}", fix="make one with `edgec compile MODEL --target T -o OUT.edgec`")
     try:
-        folder = tempfile.TemporaryDirectory(prefix="edgec-")
+        folder = temporary_folder()
         try:
             manifest = _unpack(source, Path(folder.name))
         except BaseException:
@@ -322,37 +323,3 @@ def _check_schema(manifest: Mapping[str, object], source: Path) -> None:
             where=f"{source}, written by edgec {manifest.get('edgec', '?')}",
             fix="install the edgec that wrote it, or compile the model again",
         )
-
-
-def check_writable(target: Path) -> None:
-    """Find out before the work begins that its result cannot be written.
-
-    Raises:
-        EdgecError: The folder is missing, or is no place to write to.
-    """
-    if target.is_dir():
-        raise EdgecError(f"cannot write {target}", where="it is a folder", fix="give the name of a file")
-    if not target.parent.is_dir():
-        raise EdgecError(f"cannot write {target}", where=f"no such folder: {target.parent}", fix="create it first")
-    if not os.access(target.parent, os.W_OK):
-        raise EdgecError(f"cannot write {target}", where=f"no permission in {target.parent}")
-
-
-@contextmanager
-def atomic_write(target: Path) -> Iterator[Path]:
-    """A temporary path beside ``target`` that takes its name when the block succeeds and vanishes when it does not.
-
-    Raises:
-        EdgecError: The folder is missing or not writable, or the disk is full.
-    """
-    check_writable(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        temporary.replace(target)
-    except OSError as err:
-        raise EdgecError(
-            f"cannot write {target}: {err.strerror}", fix="free some space or choose another place with -o"
-        ) from err
-    finally:
-        temporary.unlink(missing_ok=True)

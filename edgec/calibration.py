@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgec.bundle import atomic_write
 from edgec.errors import EdgecError, UsageError
+from edgec.files import atomic_write
 from edgec.frontend import execute
 from edgec.frontend.executor import Array
 from edgec.golden import save_arrays

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from edgec.bundle import Bundle
 from edgec.dump import Dump
 from edgec.errors import EdgecError, UnsupportedError, UsageError
+from edgec.files import temporary_folder
 from edgec.golden import golden_samples, has_float16, reference_model, save_arrays
 from edgec.manifest import graph_inputs, seal_bundle, tensor_infos
 from edgec.progress import Progress, silent
@@ -390,7 +391,7 @@ def _bundle_folder() -> Iterator[tempfile.TemporaryDirectory[str]]:
     Raises:
         EdgecError: It, or something in it, cannot be written.
     """
-    folder = tempfile.TemporaryDirectory(prefix="edgec-")
+    folder = temporary_folder()
     try:
         yield folder
     except OSError as err:
@@ -423,7 +424,7 @@ def plan_model(
     from edgec.targets.profile import load_profile
     from edgec.targets.tuning import Records
 
-    folder = tempfile.TemporaryDirectory(prefix="edgec-")
+    folder = temporary_folder()
     with folder:
         c = Compilation(model, inputs, name, load_profile(target), folder, Dump(None), progress, Records())
         _run(c, list(takewhile(lambda row: row[1] is not build_kernels, PHASES)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgec.bundle import Bundle, seal
+from edgec.files import temporary_folder
 from edgec.manifest import target_row
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def runner_bundle(plan: Plan, kernels: Mapping[str, tirx.PrimFunc], profile: Pro
     from edgec.targets.kernel_object import build_kernel
     from edgec.targets.link import link_runner
 
-    folder = tempfile.TemporaryDirectory(prefix="edgec-tune-")
+    folder = temporary_folder("edgec-tune-")
     try:
         lib = Path(folder.name) / "lib"
         lib.mkdir()

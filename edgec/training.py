@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec import engine
-from edgec.bundle import check_writable
 from edgec.engine.data import DataLoader
 from edgec.engine.files import read_safetensors, write_safetensors
 from edgec.errors import UsageError
+from edgec.files import check_writable
 from edgec.models import NETWORKS, RECIPES
 
 if TYPE_CHECKING:

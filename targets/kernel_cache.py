@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, resources
@@ -15,6 +14,7 @@ from pathlib import Path
 import tvm
 from tvm import tirx
 
+from edgec.files import temporary_folder
 from edgec.targets.kernel_object import build_kernel
 from edgec.targets.object_store import ObjectStore
 from edgec.targets.profile import Profile
@@ -103,7 +103,7 @@ def _read_site(content: bytes) -> Site | None:
 
 
 def _object_file(scheduled: tirx.PrimFunc, symbol: str, profile: Profile) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
+    with temporary_folder() as folder:
         file = Path(folder) / "kernel.o"
         build_kernel(scheduled, symbol, profile).write_to_file(str(file), "o")
         return file.read_bytes()

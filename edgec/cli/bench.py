@@ -43,7 +43,7 @@ def command(
 ) -> None:
     """Measure the latency of BUNDLE: minimum, median, percentiles, first inference, memory."""
     import edgec
-    from edgec.bundle import check_writable
+    from edgec.files import check_writable
 
     if max_median_ms is not None and not max_median_ms > 0:
         raise UsageError(f"--max-median-ms {max_median_ms:g} allows nothing", fix="give a time above 0 ms")

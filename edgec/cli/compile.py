@@ -72,8 +72,8 @@ def command(
     start = time.perf_counter()
     load_tvm()
     import edgec
-    from edgec.bundle import check_writable
     from edgec.compiler import artifact_name
+    from edgec.files import check_writable
     from edgec.quantization import QuantizationWarning
     from edgec.sources import open_source
 

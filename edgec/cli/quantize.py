@@ -83,7 +83,7 @@ def command(
     """Quantize MODEL, and write it as ONNX (QDQ) that `edgec compile` and ONNX Runtime take."""
     import onnx_ir as ir
 
-    from edgec.bundle import atomic_write, check_writable
+    from edgec.files import atomic_write, check_writable
     from edgec.quantization import Settings, quantize_imported
     from edgec.quantization_report import analyse
     from edgec.report_page import columns, html_page, text_table
@@ -150,7 +150,7 @@ def _write_without_data(made: CountedResult, path: Path, mode: Mode, start: floa
     """Write a model that was quantized without samples, and say what is in it."""
     import onnx_ir as ir
 
-    from edgec.bundle import atomic_write
+    from edgec.files import atomic_write
 
     with atomic_write(path) as temporary:
         ir.save(made.model, temporary)

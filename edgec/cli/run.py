@@ -25,9 +25,9 @@ def command(
 ) -> None:
     """Run BUNDLE on inputs from a file; a leading axis is taken as samples."""
     import edgec
-    from edgec.bundle import atomic_write, check_writable
     from edgec.devices import open_runner
     from edgec.devices.samples import split_samples
+    from edgec.files import atomic_write, check_writable
     from edgec.golden import save_arrays
 
     if output is not None:

@@ -6,7 +6,6 @@ import json
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ import numpy as np
 from edgec.bundle import Bundle
 from edgec.devices.protocol import KernelTime, Peak, Timing
 from edgec.errors import DeviceError, UsageError
+from edgec.files import temporary_folder
 
 __all__ = ["ExecutableRunner", "LocalTransport", "SshTransport", "Transport"]
 
@@ -50,7 +50,7 @@ class LocalTransport:
         self.description = description
         self.is_emulated = bool(prefix)
         self._prefix = tuple(prefix)
-        self._folder = tempfile.TemporaryDirectory(prefix="edgec-run-")
+        self._folder = temporary_folder("edgec-run-")
 
     def put(self, file: Path) -> str:
         return str(file)
@@ -153,7 +153,7 @@ class ExecutableRunner:
             self._common += ["--cpus", ",".join(map(str, cpus))]
 
     def run(self, samples: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
-        with tempfile.TemporaryDirectory(prefix="edgec-run-") as name:
+        with temporary_folder("edgec-run-") as name:
             local_input, local_output = Path(name) / "inputs.bin", Path(name) / "outputs.bin"
             with local_input.open("wb") as file:
                 for sample in samples:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -15,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import edgec
-from edgec.bundle import atomic_write
 from edgec.errors import EdgecError
+from edgec.files import atomic_write, temporary_folder
 from tests.edgec.conftest import Result
 
 Edgec = Callable[..., Result]
@@ -133,6 +134,22 @@ def test_atomic_write_leaves_nothing(error: type[BaseException], tmp_path: Path)
     with pytest.raises(error):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_while_making_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = os.mkdir
+
+    def interrupted(path: str, *args: object, **options: object) -> None:
+        original(path, *args, **options)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "mkdir", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        temporary_folder()
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.usefixtures("scratch")
