@@ -7,6 +7,7 @@ sum; padding counts as that zero point, so the constant is the same everywhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -168,17 +169,11 @@ def _convolve_words(
     dot: DotProduct,
     zero: int,
 ) -> relax.Expr:
-    """A convolution over words of four channels; few channels are gathered into words from the plain layout."""
+    """A convolution over words of four channels, or of a window's columns and channels where these are few."""
     strides, dilations, pads = geometry
     fill = int(np.full(4, zero).astype(dot.data_dtype).view(np.int32)[0])
     if group == 1 and weights.shape[1] < BLOCK and not emitter.is_blocked(x):
-        source = emitter.plain(x)
-        image = emitter.reshape(source, layouts.image_shape(shape_of(source)))
-        words = emitter.te(gather_words, image, fusion=Fusion.INJECTIVE)
-        if any(pads):  # in a kernel of its own: the conditions would keep the other one from computing in vectors
-            words = emitter.te(pad_spatial, words, pads, 2, fill, name="pad", fusion=Fusion.OPAQUE)
-        packed = layouts.pack_conv_weights(_channel_words(weights), BLOCK, shape_of(words)[1])
-        return _emit_conv(emitter, conv2d_plain_input, words, emitter.const(packed), strides, dilations, dot)
+        return _convolve_plain(emitter, x, weights, geometry, dot, zero)
     if group > 1:
         weights, group = merge_groups(weights, group, BLOCK)
     in_words = _channel_words(weights)
@@ -189,6 +184,46 @@ def _convolve_words(
     words = emitter.words(image)
     settings = (strides, dilations, pads, group, in_words.shape[1], dot, fill)
     return _emit_conv(emitter, conv2d_blocked, words, packed, *settings)
+
+
+def _convolve_plain(
+    emitter: Emitter,
+    x: ir.Value,
+    weights: np.ndarray,
+    geometry: tuple[list[int], list[int], list[int]],
+    dot: DotProduct,
+    zero: int,
+) -> relax.Expr:
+    """A convolution of few channels in the plain layout, which are gathered into words.
+
+    A word holds bytes of one column, or also of the next ones where that takes fewer words: the 25 bytes of a 5×5
+    window of one channel are 10 words instead of 25.
+    """
+    strides, dilations, pads = geometry
+    inputs, kw = weights.shape[1], weights.shape[3]
+    in_word = layouts.WORD_BYTES
+    columns = min(1, math.lcm(inputs, in_word) // inputs, key=lambda n: -(-kw // n) * -(-n * inputs // in_word))
+    image = emitter.reshape(emitter.plain(x), layouts.image_shape(shape_of(emitter.plain(x))))
+    if columns == 1:  # gathered where they are computed
+        fill = int(np.full(4, zero).astype(dot.data_dtype).view(np.int32)[0])
+        words = _copied(emitter, emitter.te(gather_words, image, 1, 1, 1, fusion=Fusion.INJECTIVE), pads, fill)
+    else:
+        taps, span = -(-kw // columns), columns * dilations[1]
+        step = math.gcd(strides[1], span)
+        reach = (shape_of(image)[3] + pads[1] + pads[3] - (kw - 1) * dilations[1] - 1) // strides[1] * strides[1]
+        missing = reach + (taps * columns - 1) * dilations[1] + 1 - (shape_of(image)[3] + pads[1] + pads[3])
+        image = _copied(emitter, image, [*pads[:3], pads[3] + max(0, missing)], zero)
+        words = emitter.te(gather_words, image, columns, dilations[1], step, fusion=Fusion.INJECTIVE)
+        strides, dilations = [strides[0], strides[1] // step], [dilations[0], span // step]
+    packed = layouts.pack_conv_weights(_window_words(weights, columns), BLOCK, shape_of(words)[1])
+    return _emit_conv(emitter, conv2d_plain_input, words, emitter.const(packed), strides, dilations, dot)
+
+
+def _copied(emitter: Emitter, image: relax.Expr, pads: list[int], fill: int) -> relax.Expr:
+    """The padded image, by a kernel of its own: conditions would keep others from computing in vectors."""
+    if not any(pads):
+        return image
+    return emitter.te(pad_spatial, image, pads, 2, fill, name="pad", fusion=Fusion.OPAQUE)
 
 
 def _stored_padding(emitter: Emitter, image: relax.Expr, pads: list[int], zero: int) -> relax.Expr:
@@ -202,10 +237,18 @@ def _emit_conv(emitter: Emitter, function: Callable[..., te.Tensor], *arguments:
 
 def _channel_words(weights: np.ndarray) -> np.ndarray:
     """int8 (O, I, kh, kw) -> int32 (O, ceil(I/4), kh, kw), zeros in the bytes beyond the last channel."""
+    return _window_words(weights, 1)
+
+
+def _window_words(weights: np.ndarray, columns: int) -> np.ndarray:
+    """int8 (O, I, kh, kw) -> int32 (O, ceil(columns * I / 4), kh, ceil(kw / columns)), zeros beyond the last byte."""
     outputs, inputs, kh, kw = weights.shape
-    padded = np.zeros((outputs, -(-inputs // 4) * 4, kh, kw), np.int8)
-    padded[:, :inputs] = weights
-    return layouts.word_array(padded.reshape(outputs, -1, 4, kh, kw).transpose(0, 1, 3, 4, 2))[..., 0]
+    taps, size = -(-kw // columns), columns * inputs
+    whole = np.pad(weights, ((0, 0), (0, 0), (0, 0), (0, taps * columns - kw)))
+    lines = whole.reshape(outputs, inputs, kh, taps, columns).transpose(0, 2, 3, 4, 1).reshape(outputs, kh, taps, size)
+    padded = np.pad(lines, ((0, 0), (0, 0), (0, 0), (0, -size % layouts.WORD_BYTES)))
+    words = layouts.word_array(padded.reshape(outputs, kh, taps, -1, layouts.WORD_BYTES))[..., 0]
+    return words.transpose(0, 3, 1, 2)
 
 
 def _depthwise_words(
@@ -269,20 +312,28 @@ def depthwise_words(
     return te.compute((n, blocks, *out_size, lanes), element, name="depthwise", attrs=attrs)
 
 
-def gather_words(x: te.Tensor) -> te.Tensor:
-    """Bytes (N, C, H, W) -> words of four channels (N, ceil(C/4), H, W), zeros in the bytes beyond the last one."""
+def gather_words(x: te.Tensor, columns: int, dilation: int, step: int) -> te.Tensor:
+    """Bytes (N, C, H, W) -> words (N, ceil(columns * C / 4), H, W') of all channels of so many columns.
+
+    The columns are ``dilation`` apart, the words begin at every ``step``-th that has them all. What the bytes beyond
+    the last one hold is open.
+    """
     n, channels, height, width = (int(size) for size in x.shape)
+    size = columns * channels
 
     def element(b: tirx.Var, group: tirx.Var, y: tirx.Var, xx: tirx.Var) -> tirx.Expr:
         word = None
-        for byte in range(min(4, channels)):
-            channel = group * 4 + byte
-            value = x[b, channel if channels % 4 == 0 else tirx.min(channel, channels - 1), y, xx]
+        for byte in range(min(layouts.WORD_BYTES, size)):
+            index = group * layouts.WORD_BYTES + byte
+            index = index if size % layouts.WORD_BYTES == 0 else tirx.min(index, size - 1)
+            column = xx * step + tirx.floordiv(index, channels) * dilation
+            value = x[b, tirx.floormod(index, channels), y, column]
             part = tirx.shift_left(value.astype("uint8").astype("int32"), tirx.const(8 * byte, "int32"))
             word = part if word is None else tirx.bitwise_or(word, part)
         return word
 
-    return te.compute((n, -(-channels // 4), height, width), element, name="gather_words")
+    words = (width - (columns - 1) * dilation - 1) // step + 1
+    return te.compute((n, -(-size // layouts.WORD_BYTES), height, words), element, name="gather_words")
 
 
 # -- matrix products ---------------------------------------------------------------------------------------------

@@ -71,6 +71,18 @@ for x in (
     ):
         case("ConvInteger", x, Constant(s8(*weights)), zero, **options)
         case("ConvInteger", x, Constant(u8(*weights)), zero, Constant(np.uint8(7)), **options)
+for channels, kernel, options in (  # few channels: words over the columns of a window
+    (1, (5, 5), {"pads": [2, 2, 2, 2]}),
+    (1, (10, 4), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    (1, (3, 6), {"strides": [1, 8], "dilations": [2, 3], "pads": [0, 1, 3, 2]}),
+    (2, (1, 5), {"strides": [2, 3]}),
+    (3, (7, 7), {"strides": [2, 2], "pads": [3, 3, 3, 3]}),
+    (3, (2, 8), {"strides": [1, 2], "dilations": [1, 2], "pads": [0, 7, 0, 0]}),
+    (5, (3, 3), {"pads": [1, 0, 0, 1]}),
+    (6, (2, 7), {"strides": [3, 1]}),
+):
+    case("ConvInteger", u8(2, channels, 13, 27), Constant(s8(9, channels, *kernel)), Constant(np.uint8(77)), **options)
+case("ConvInteger", s8(1, 1, 40), Constant(s8(9, 1, 9)), Constant(np.int8(-5)), pads=[4, 4], strides=[2])
 case("ConvInteger", u8(1, 20, 9, 8), Constant(s8(24, 5, 3, 3)), group=4)
 case("ConvInteger", u8(1, 20, 11), Constant(s8(9, 20, 3)), pads=[2, 1], strides=[2], dilations=[2])
 case("ConvInteger", u8(1, 12, 11), Constant(s8(12, 1, 3)), Constant(np.uint8(255)), group=12, pads=[1, 1])
