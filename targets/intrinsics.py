@@ -44,12 +44,14 @@ class DotProduct:
         data_dtype: Type of the bytes of the first operand; those of the second are int8.
         lanes: 32-bit elements of the vectors it exists for -> LLVM's name of the intrinsic.
         expand: From (sum, data, weights, intrinsic), each word of four bytes an int32, to the new sum.
+        prepares: Whether other instructions prepare the data, so that taps which read the same can share these.
     """
 
     name: str
     data_dtype: str
     lanes: Mapping[int, str]
     expand: Callable[[prim.Expr, prim.Expr, prim.Expr, str], prim.Expr]
+    prepares: bool = False
 
     @property
     def operator(self) -> str:
@@ -111,6 +113,7 @@ DOT_PRODUCTS = {
             "uint8",
             {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"},
             _multiply_pairs,
+            prepares=True,
         ),
         DotProduct("sdot", "int8", {4: "llvm.aarch64.neon.sdot"}, _accumulate_by_element),
     )
@@ -150,9 +153,13 @@ def lower_intrinsics(arch: str) -> tvm.transform.Pass:
 
     def sum_(node: prim.Add) -> prim.Expr:
         row = _dot_of(node.b)
-        if row is None or _lanes(node) not in row.lanes:
+        if row is None:
             return node
         data, weights = node.b.args
+        if _is_zero(data):  # padding, where it counts as zero; LLVM does not know what the instruction makes of it
+            return node.a
+        if _lanes(node) not in row.lanes:
+            return node
         return row.expand(node.a, data, weights, row.lanes[_lanes(node)])
 
     def call(node: ir.Call) -> prim.Expr:
@@ -211,11 +218,7 @@ def _narrowed(x: prim.Expr, zero_point: prim.Expr, dtype: str) -> prim.Expr:
         tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.fcvtns", prim.Shuffle([x], part)) for part in parts
     ]
     steps = _bounded(prim.Shuffle(words, list(range(_lanes(x)))) if len(words) > 1 else words[0], "int16")
-    if not (
-        isinstance(zero_point, prim.Broadcast)
-        and isinstance(zero_point.value, prim.IntImm)
-        and not int(zero_point.value)
-    ):
+    if not _is_zero(zero_point):
         offset = zero_point.astype(_typed("int16", x))
         steps = tirx.call_llvm_pure_intrin(_typed("int16", x), "llvm.sadd.sat", steps, offset)
     return _bounded(steps, dtype)
@@ -229,6 +232,14 @@ def _bounded(x: prim.Expr, dtype: str) -> prim.Expr:
 
 def _dot_of(node: prim.Expr) -> DotProduct | None:
     return _BY_OPERATOR.get(getattr(node.op, "name", "")) if isinstance(node, ir.Call) else None
+
+
+def _is_zero(node: prim.Expr) -> bool:
+    """Whether all bytes of a word, or of a vector of the same words, are the constant zero."""
+    if isinstance(node, ir.Call) and getattr(node.op, "name", "") == _WORD:
+        return all(_is_zero(part) for part in node.args)
+    value = node.value if isinstance(node, prim.Broadcast) else node
+    return isinstance(value, prim.IntImm) and int(value) == 0
 
 
 def _interleaved(parts: Sequence[prim.Expr]) -> prim.Expr:

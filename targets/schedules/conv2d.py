@@ -76,8 +76,10 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
         most_blocks=2 if sums == np.float16 else 4,
     )
     default = default_tile(row, registers, tap_extents)
-    if sums.kind != "f":  # a word is broadcast by an instruction of its own, and LLVM keeps too many of them
-        default["unrolled_axes"] = min(default["unrolled_axes"], 1)
+    if sums.kind != "f":  # a word is broadcast by an instruction of its own, and LLVM keeps those that taps share
+        dot = profile.dot_product
+        are_shared = blocks.family == "depthwise" or row.by_element or dot is None or dot.prepares
+        default["unrolled_axes"] = min(default["unrolled_axes"], 1 if are_shared else 0)
     choice = choose(Site.of(blocks.family, described, default, candidates(row, registers, tap_extents)))
     columns, channel_blocks = choice["columns"], choice["blocks"]
     n, o, *rows, x, c = sch.get_loops(last)
@@ -194,16 +196,25 @@ def choose_tile(row: Row, registers: int) -> tuple[int, int]:
         is_read_again = row.is_shared or row.by_element or vectors > 1
         spare = 2
         if row.is_shared or row.by_element:
-            spare = 0 if row.vectors == 1 else -4
+            spare = 0 if row.vectors == 1 else -3
         most = (registers + spare - vectors) // (vectors + 1) if is_read_again else registers * 3 // 4
         for columns in filter(row.may_have, range(1, min(row.width, most) + 1)):
-            tiles = -(-row.width // columns)
-            waste = tiles * columns / row.width
-            # Too few independent accumulators leave the pipeline of the FMA unit (latency 4, two per cycle) empty.
-            starvation = max(1.0, 8 / (columns * vectors))
-            remainder = 1.0 if row.width % columns == 0 else 1.05
             store = ALIASED_STORE if row.is_aliased and blocks > 1 else 0.0
-            cost = (1 + 0.3 / columns + 0.2 / vectors) * waste * starvation * remainder + store / row.products
+            cost = _row_cost(row, columns, vectors) + store / row.products
             if cost < best_cost:
                 best, best_cost = (columns, blocks), cost
     return best
+
+
+def _row_cost(row: Row, columns: int, vectors: int) -> float:
+    """Relative time of a row in tiles of so many columns and vectors."""
+
+    def cost(width: int) -> float:
+        # Too few independent accumulators leave the pipeline of the FMA unit (latency 4, two per cycle) empty.
+        starvation = max(1.0, 8 / (width * vectors))
+        return (1 + 0.3 / width + 0.2 / vectors) * starvation * width
+
+    tiles, rest = divmod(row.width, columns)
+    if row.by_element:  # `part_remainders` makes a narrower tile of what remains
+        return (tiles * cost(columns) + (cost(rest) if rest else 0.0)) / row.width
+    return -(-row.width // columns) * cost(columns) / row.width * (1.05 if rest else 1.0)
