@@ -11,6 +11,7 @@ from edgec.targets.borders import part_borders
 from edgec.targets.intrinsics import lower_intrinsics
 from edgec.targets.partial_sums import partial_sums
 from edgec.targets.profile import Profile
+from edgec.targets.remainders import part_remainders
 from edgec.targets.vector_operands import vector_operands
 from edgec.targets.whole_vectors import whole_vectors
 
@@ -37,8 +38,9 @@ def llvm_target(profile: Profile) -> Target:
 
 def _phases(profile: Profile) -> list[tvm.transform.Pass]:
     """All phases from a scheduled kernel to what LLVM takes."""
-    operands = [vector_operands] if profile.instruction_set.by_element else []
-    return [*_TO_VECTORS, *operands, lower_intrinsics(profile.arch), *_TO_LLVM]
+    by_element = profile.instruction_set.by_element
+    remainders, operands = ([part_remainders], [vector_operands]) if by_element else ([], [])
+    return [*_TO_LOOPS, *remainders, *_TO_VECTORS, *operands, lower_intrinsics(profile.arch), *_TO_LLVM]
 
 
 def build_kernel(function: tirx.PrimFunc, symbol: str, profile: Profile) -> tvm.runtime.Module:
@@ -104,7 +106,7 @@ def _on_stack(statement: tirx.Stmt) -> tirx.Stmt:
 
 
 # The CPU part of TVM's own pipeline (tvm/s_tir/pipeline.py of 0.27), with our calling convention at its end.
-_TO_VECTORS = [
+_TO_LOOPS = [
     s_tir.transform.CanonicalizeLoop(),
     s_tir.transform.LowerInitBlock(),
     s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
@@ -119,6 +121,8 @@ _TO_VECTORS = [
     tirx.transform.BF16ComputeLegalize(),
     tirx.transform.NarrowDataType(32),
     s_tir.transform.LoopPartition(),
+]
+_TO_VECTORS = [
     whole_vectors,
     tirx.transform.VectorizeLoop(True),
     tirx.transform.StorageRewrite(),

@@ -78,7 +78,7 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     default = default_tile(row, registers, tap_extents)
     if sums.kind != "f":  # a word is broadcast by an instruction of its own, and LLVM keeps those that taps share
         dot = profile.dot_product
-        are_shared = blocks.family == "depthwise" or row.by_element or dot is None or dot.prepares
+        are_shared = blocks.family == "depthwise" or profile.instruction_set.by_element or dot is None or dot.prepares
         default["unrolled_axes"] = min(default["unrolled_axes"], 1 if are_shared else 0)
     choice = choose(Site.of(blocks.family, described, default, candidates(row, registers, tap_extents)))
     columns, channel_blocks = choice["columns"], choice["blocks"]
@@ -196,7 +196,7 @@ def choose_tile(row: Row, registers: int) -> tuple[int, int]:
         is_read_again = row.is_shared or row.by_element or vectors > 1
         spare = 2
         if row.is_shared or row.by_element:
-            spare = 0 if row.vectors == 1 else -3
+            spare = 0 if row.vectors == 1 else -4
         most = (registers + spare - vectors) // (vectors + 1) if is_read_again else registers * 3 // 4
         for columns in filter(row.may_have, range(1, min(row.width, most) + 1)):
             store = ALIASED_STORE if row.is_aliased and blocks > 1 else 0.0
@@ -215,6 +215,6 @@ def _row_cost(row: Row, columns: int, vectors: int) -> float:
         return (1 + 0.3 / width + 0.2 / vectors) * starvation * width
 
     tiles, rest = divmod(row.width, columns)
-    if row.by_element:  # `part_remainders` makes a narrower tile of what remains
+    if row.by_element and row.vectors > 1:  # `part_remainders` makes a narrower tile of what remains
         return (tiles * cost(columns) + (cost(rest) if rest else 0.0)) / row.width
     return -(-row.width // columns) * cost(columns) / row.width * (1.05 if rest else 1.0)

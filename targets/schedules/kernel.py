@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tvm import ir, prim
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
@@ -61,15 +62,28 @@ def reduces(schedule: Schedule, block: SBlockRV) -> bool:
 def inline_epilogue(schedule: Schedule, blocks: Blocks) -> SBlockRV:
     """Inline everything between the main block and the last one; returns the last one.
 
-    Where nothing follows the main block, a copy out of a register tile is made to be the last one.
+    Where nothing follows the main block, a copy out of a register tile is made to be the last one. Sums of integers
+    begin with what is added to them: whatever the order, the result is the same.
     """
     assert blocks.main is not None
-    for block in blocks.all[blocks.main_index + 1 : -1]:
+    between = list(blocks.all[blocks.main_index + 1 : -1])
+    if between and _adds_to_integers(schedule, blocks.main, between[0]):
+        schedule.fuse_reduction_epilogue(blocks.main, between.pop(0))
+    for block in between:
         schedule.compute_inline(block)
     if blocks.main_index == len(blocks.all) - 1:
         return schedule.cache_write(blocks.main, 0, "local")
     schedule.set_scope(blocks.main, 0, "local")
     return blocks.all[-1]
+
+
+def _adds_to_integers(schedule: Schedule, main: SBlockRV, block: SBlockRV) -> bool:
+    """Whether a block adds the element of a tensor to an integer sum, and does nothing else."""
+    total, value = schedule.get(main).writes[0].source, schedule.get(block).body.value
+    if str(total.dtype) != "int32" or not isinstance(value, prim.Add):
+        return False
+    loads = [term for term in (value.a, value.b) if isinstance(term, ir.TensorLoad)]
+    return len(loads) == 2 and sum(load.source.same_as(total) for load in loads) == 1
 
 
 def bound_extents(schedule: Schedule, block: SBlockRV) -> list[int]:
