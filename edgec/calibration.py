@@ -26,7 +26,7 @@ from edgec.samples import Samples
 __all__ = ["Calibration", "calibrate", "collect_products"]
 
 _SAVE_EVERY_S = 10.0
-_EXAMPLES = 4
+_EXAMPLES = 32
 _ADVICE = "give samples of what the model will see, preprocessed as for its training"
 
 
@@ -41,7 +41,7 @@ class Calibration:
         source: Where they came from.
         first: SHA-256 of the first sample.
         is_varied: Whether any sample differs from the first one.
-        examples: The first samples, to try the result on.
+        examples: The first samples, 32 at most, to try the result on.
     """
 
     source: str

@@ -29,6 +29,8 @@ Equalization: TypeAlias = Literal["none", "weights", "activations"]
 Rounding: TypeAlias = Literal["nearest", "adaptive"]
 
 _SYNTHETIC_SAMPLES = 8
+_TRIED = 4
+"""Samples on which it is tried out whether the data have the scale of the training."""
 
 
 class QuantizationWarning(UserWarning):
@@ -196,6 +198,7 @@ def prepare(
     progress: Progress = silent,
 ) -> Prepared:
     """The part of `quantize_imported` that runs the model on samples."""
+    from edgec.bias_correction import mean_outputs, rows_for_means
     from edgec.calibration import collect_products
     from edgec.calibration_checks import scale_warnings
     from edgec.passes import simplify
@@ -227,11 +230,14 @@ def prepare(
         placement = place(simplified, [node for node in simplified.graph if node.name in kept])
     seen = _calibrate(simplified, placement, found, limit, state, progress)
     if calibration is not None:
-        notes += scale_warnings(imported, seen.examples)
+        notes += scale_warnings(imported, seen.examples[:_TRIED])
     products = {}
     if settings.rounding == "adaptive":
         products = collect_products(simplified, _read_by_linear(placement), found, limit, progress)
-    return Prepared(simplified, settings, kept, found, limit, seen, products, tuple(notes), progress)
+    means = {}
+    if settings.corrects_bias:
+        means = mean_outputs(simplified, placement, rows_for_means(simplified, seen.examples))
+    return Prepared(simplified, settings, kept, found, limit, seen, products, means, tuple(notes), progress)
 
 
 @dataclass(frozen=True)
@@ -244,6 +250,7 @@ class Prepared:
         samples: What it was run on, `limit` of them at most.
         seen: What they showed.
         products: Of the inputs of linear operators, by node name, where weights are rounded together.
+        means: Of the outputs of linear operators, by node name, where biases are corrected.
         notes: What the user should know.
     """
 
@@ -254,6 +261,7 @@ class Prepared:
     limit: int | None
     seen: Calibration
     products: Mapping[str, NDArray[np.float64]]
+    means: Mapping[str, NDArray[np.float64]]
     notes: tuple[str, ...]
     progress: Progress
 
@@ -263,6 +271,7 @@ class Prepared:
         Raises:
             EdgecError: There is nothing to quantize.
         """
+        from edgec.bias_correction import correct_biases, rows_for_means
         from edgec.passes import simplify
         from edgec.passes.quantization import InsertPairs, find_range, share_encodings
 
@@ -278,6 +287,8 @@ class Prepared:
         channels = self.seen.channels
         means = {name: channels[read].means for name, read in linear.items()} if settings.corrects_bias else {}
         InsertPairs(encodings, kept, settings.is_per_channel, self.products, means)(quantized)
+        if settings.corrects_bias:
+            correct_biases(quantized, self.means, rows_for_means(quantized, self.seen.examples))
         return Quantization(quantized, self.simplified, self.seen, placement, encodings, settings, kept, self.notes)
 
     def _see_more(self, placement: Placement) -> None:
