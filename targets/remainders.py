@@ -120,7 +120,7 @@ def _tile(statement: tirx.Stmt, tile: _Remainder, count: int) -> tirx.Stmt:
     def is_test(condition: prim.Expr, loop: tirx.For) -> bool:
         if not isinstance(condition, prim.LT) or not structural_equal(condition.b, tile.limit):
             return False
-        return analyzer.can_prove_equal(condition.a, tile.first + loop.loop_var)
+        return bool(analyzer.can_prove_equal(condition.a, tile.first + loop.loop_var))
 
     def replace(loop: tirx.For) -> tirx.Stmt:
         tested = False

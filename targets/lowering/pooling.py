@@ -122,16 +122,16 @@ def _divided(emitter: Emitter, total: relax.Expr, sizes: np.ndarray) -> relax.Ex
 def global_pool(emitter: Emitter, node: ir.Node) -> None:
     if len(static_shape(node.inputs[0])) not in (3, 4):
         raise UnsupportedError(f"{node.op_type} '{node.name}' is supported for images (4-D) and sequences (3-D)")
-    emit_global_pool(emitter, node, "max" if node.op_type == "GlobalMaxPool" else "sum")
+    emit_global_pool(emitter, node, "max" if node.op_type == "GlobalMaxPool" else "mean")
 
 
-def emit_global_pool(emitter: Emitter, node: ir.Node, reducer: str) -> None:
-    """The mean ("sum") or maximum of each channel, spatial axes kept as 1."""
+def emit_global_pool(emitter: Emitter, node: ir.Node, kind: str) -> None:
+    """The "mean", "sum" or "max" of each channel, spatial axes kept as 1."""
     x = _source(emitter, node.inputs[0])
     _, _, height, width, *_ = shape_of(x)
-    name = "global_max_pool" if reducer == "max" else "global_average_pool"
-    result = emitter.te(whole_image, x, reducer, name=name, fusion=Fusion.EPILOGUE)
-    if reducer == "sum":
+    name = "global_average_pool" if kind == "mean" else f"global_{kind}_pool"
+    result = emitter.te(whole_image, x, "max" if kind == "max" else "sum", name=name, fusion=Fusion.EPILOGUE)
+    if kind == "mean":
         result = _divided(emitter, result, np.array(height * width))
     _finish(emitter, node, result)
 

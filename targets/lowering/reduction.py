@@ -55,7 +55,7 @@ def reduce(emitter: Emitter, node: ir.Node) -> None:
         emit_map(emitter, node, lambda x: after(before(x), 1))
         return
     axes = sorted(axis % len(shape) for axis in axes) if axes else list(range(len(shape)))
-    pools = {"ReduceMean": "sum", "ReduceMax": "max"}
+    pools = {"ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "max"}
     if emitter.is_blocked(node.inputs[0]) and axes == [2, 3] and node.op_type in pools and integer(node, "keepdims", 1):
         emit_global_pool(emitter, node, pools[node.op_type])
         return
