@@ -325,12 +325,13 @@ def _calibrate(
     progress: Progress,
     only: Collection[str] | None = None,
 ) -> Calibration:
-    """The values that are rounded, and the channels of those that are multiplied with weights."""
+    """The values that are rounded, and the channels of images and of what is multiplied with weights."""
     from edgec.calibration import calibrate
 
     names = [str(value.name) for value in placement.rounded if only is None or value.name in only]
+    images = {str(value.name): 1 for value in placement.rounded if len(value.shape or ()) == 4}
     read = {str(u.inputs[0].name): -1 if u.root.op_type == "MatMul" else 1 for u in placement.units if u.is_linear}
-    axes = {name: axis for name, axis in read.items() if name in names}
+    axes = {name: axis for name, axis in (images | read).items() if name in names}
     return calibrate(model, names, samples, channel_axes=axes, limit=limit, state=state, progress=progress)
 
 

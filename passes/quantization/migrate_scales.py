@@ -16,7 +16,7 @@ from onnx_ir.passes import InPlacePass
 
 from edgec.frontend.values import Array, array_of, is_default_op, static_shape
 from edgec.passes.quantization.channel_moments import ChannelMoments
-from edgec.passes.quantization.placement import LINEAR, Unit, place
+from edgec.passes.quantization.placement import LINEAR, Placement, Unit, place
 from edgec.passes.quantization.weights import refusal
 from edgec.passes.remove_dead_code import RemoveDeadCode
 from edgec.passes.report import CountedResult, Tally
@@ -27,6 +27,9 @@ __all__ = ["MigrateScales"]
 _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "PRelu"})
 """f(s · x) = s · f(x) for s > 0."""
 
+_POOLS = frozenset({"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"})
+"""Of each channel on its own."""
+
 _STRENGTHS = np.linspace(0, 1, 11)
 _MOST = 64.0
 """The largest change of a channel; also one that is nearly dead keeps some meaning."""
@@ -34,7 +37,7 @@ _MOST = 64.0
 
 @dataclass(frozen=True)
 class MigrateScales(InPlacePass):
-    """Moves scales per channel over values that only linear operators read; the model computes the same.
+    """Moves scales per channel over values that linear operators read, and pools or gates; all computes the same.
 
     1. With `moments` of the values: s = max|x|^α, with the α for which the rounding of the value and that of its
        readers' weights together are expected to add the least error to the readers' outputs; 0 changes nothing.
@@ -43,7 +46,8 @@ class MigrateScales(InPlacePass):
        Source: Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", eq. 11.
 
     The scales are taken in by the weights and bias of a Conv or Gemm, by LayerNormalization, by a MatMul, or by
-    constants that are multiplied and added, through ReLU and its like.
+    constants that are multiplied and added, through ReLU and its like. Pools of channels and products with another
+    value (squeeze and excitation) hand them on to what reads their results, in rule 1.
 
     Attributes:
         moments: Of the channels, by the name of the value; None for rule 2.
@@ -55,40 +59,88 @@ class MigrateScales(InPlacePass):
         tally = Tally()
         placement = place(model)
         for value in placement.rounded:
-            readers = placement.readers(value)
-            nodes = [unit.root for unit in readers]
-            if any(value not in unit.inputs for unit in readers) or {use.node for use in value.uses()} != set(nodes):
-                continue
-            if value.is_graph_output() or not all(_takes_input_scales(unit, value) for unit in readers):
+            readers = _readers(placement, value)
+            if not readers or (self.moments is None and set(readers.values()) != {value}):
                 continue
             absorbers = _absorbers(value)
             if absorbers is None:
-                tally.refuse(nodes[0], f"nothing before '{value.name}' can take in its scales")
+                tally.refuse(next(iter(readers)), f"nothing before '{value.name}' can take in its scales")
                 continue
-            scales = self._scales(str(value.name), nodes, absorbers[-1])
+            scales = self._scales(value, readers, absorbers[-1])
             if scales is None or np.allclose(scales, 1.0, rtol=0.05):
                 continue
             for node in absorbers:
                 _divide_output(node, scales)
-            for node in nodes:
+            for node in readers:
                 _multiply_input(node, scales)
             tally.count("value")
         if tally.changes:
             RemoveDeadCode()(model)  # weights as they were
         return tally.result(model)
 
-    def _scales(self, name: str, readers: list[ir.Node], maker: ir.Node) -> NDArray[np.float64] | None:
+    def _scales(self, value: ir.Value, readers: dict[ir.Node, ir.Value], maker: ir.Node) -> NDArray[np.float64] | None:
         if self.moments is not None:
-            return _best_scales(self.moments[name], [_weight_table(node) for node in readers])
+            own = self.moments[str(value.name)]
+            tables = [(self.moments[str(read.name)], _weight_table(node)) for node, read in readers.items()]
+            return _best_scales(own, tables)
         before = _output_ranges(maker)
         after = np.max([_input_ranges(node) for node in readers], axis=0)
         return None if before is None else _balanced(np.sqrt(before / np.where(after > 0, after, np.inf)))
 
 
-def _best_scales(moments: ChannelMoments, tables: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The scales among max|x|^α with the least error expected at the outputs of readers with these weights."""
-    candidates = [_balanced(moments.largest**strength) for strength in _STRENGTHS]
-    return min(candidates, key=lambda scales: sum(_expected_error(moments, table, scales) for table in tables))
+def _readers(placement: Placement, value: ir.Value) -> dict[ir.Node, ir.Value] | None:
+    """The linear operators that take in the scales of `value`, with what each reads: it, or what carries its scales on.
+
+    None if not all that reads it does so.
+    """
+    found: dict[ir.Node, ir.Value] = {}
+    carriers = [value]
+    for carrier in carriers:
+        units = placement.readers(carrier)
+        is_all = {use.node for use in carrier.uses()} == {unit.root for unit in units}
+        if not is_all or carrier.is_graph_output():
+            return None
+        for unit in units:
+            if carrier in unit.inputs and _takes_input_scales(unit, carrier):
+                found[unit.root] = carrier
+            elif _carries_scales(unit, carrier) and unit.outputs[0] not in carriers:
+                carriers.append(unit.outputs[0])
+            else:
+                return None
+    return found
+
+
+def _carries_scales(unit: Unit, value: ir.Value) -> bool:
+    """Whether f(x / s) = f(x) / s for positive scales per channel: pools of images, and products with another value."""
+    if len(unit.nodes) > 1 or len(static_shape(value) or ()) != 4:
+        return False
+    if unit.root.op_type == "Mul":
+        is_once = sum(operand is value for operand in unit.root.inputs) == 1
+        return is_once and static_shape(unit.outputs[0]) == static_shape(value)
+    return unit.root.op_type in _POOLS
+
+
+def _best_scales(own: ChannelMoments, readers: list[tuple[ChannelMoments, NDArray[np.float64]]]) -> NDArray[np.float64]:
+    """The scales among max|x|^α with the least error expected at the outputs of readers with these weights.
+
+    Args:
+        own: Of the value.
+        readers: What each reads, where α has its own meaning too, and its weights.
+    """
+    largest = [own.largest, *(read.largest for read, _ in readers if read is not own)]
+    candidates = [_balanced(sizes**strength) for sizes in largest for strength in _STRENGTHS]
+
+    def error(scales: NDArray[np.float64]) -> float:
+        total = 0.0
+        for read, table in readers:
+            total += _expected_error(read, table, scales)
+            if read is not own:
+                # What rounding the value adds comes through a pool or a gate, in its share of the values.
+                shares = np.minimum(read.mean_squares / np.maximum(own.mean_squares, 1e-30), 1.0)
+                total += _rounding_error(own, table, scales, shares)
+        return total
+
+    return min(candidates, key=error)
 
 
 def _expected_error(moments: ChannelMoments, table: NDArray[np.float64], scales: NDArray[np.float64]) -> float:
@@ -97,16 +149,29 @@ def _expected_error(moments: ChannelMoments, table: NDArray[np.float64], scales:
     A step's square over twelve is the error of each rounded number: x's step is one for all channels, w's one for each
     output.
     """
-    # Groups: an output's inputs are those of its group.
-    owner = np.arange(len(table)) * (len(scales) // table.shape[1]) // len(table)
-    columns = owner[:, None] * table.shape[1] + np.arange(table.shape[1])
+    columns = _columns(table, len(scales))
     inputs = scales[columns]
-    scaled = table * inputs[..., None]
-    step = float((moments.largest / scales).max()) / 255
-    from_values = step**2 * np.square(scaled).sum()
-    steps = np.abs(scaled).max(axis=(1, 2)) / 127
+    steps = np.abs(table * inputs[..., None]).max(axis=(1, 2)) / 127
     seen = (moments.mean_squares[columns] / np.square(inputs)).sum(axis=1) * table.shape[2]
-    return float(from_values + (np.square(steps) * seen).sum())
+    return _rounding_error(moments, table, scales) + float((np.square(steps) * seen).sum())
+
+
+def _rounding_error(
+    moments: ChannelMoments,
+    table: NDArray[np.float64],
+    scales: NDArray[np.float64],
+    shares: NDArray[np.float64] | None = None,
+) -> float:
+    """The part that comes from rounding a value, of which `shares` per channel arrive."""
+    step = float((moments.largest / scales).max()) / 255
+    arriving = np.square(scales) * (1.0 if shares is None else shares)
+    return float(step**2 * (np.square(table).sum(axis=2) * arriving[_columns(table, len(scales))]).sum())
+
+
+def _columns(table: NDArray[np.float64], channels: int) -> NDArray[np.intp]:
+    """The channels that an output reads, (outputs, inputs): those of its group."""
+    owner = np.arange(len(table)) * (channels // table.shape[1]) // len(table)
+    return np.asarray(owner[:, None] * table.shape[1] + np.arange(table.shape[1]), np.intp)
 
 
 def _balanced(scales: NDArray[np.float64]) -> NDArray[np.float64]:
