@@ -143,7 +143,7 @@ def ppocr_rec() -> Task:
         return 100 * float(np.mean([decode(a[0], characters) == decode(b[0], characters) for a, b in pairs]))
 
     model = read_model(path, {"x": LINE_SHAPE})
-    return Task(model, render_crops(100, seed=1), render_crops(300, seed=2), judge, 3.0)
+    return Task(model, render_crops(200, seed=1), render_crops(300, seed=2), judge, 3.0)
 
 
 def by_edgec(task: Task, options: Mapping[str, Any]) -> bytes:

@@ -97,7 +97,13 @@ def calibrate(
 
 
 def collect_products(
-    model: ir.Model, nodes: Mapping[str, str], samples: Samples, limit: int | None = None, progress: Progress = silent
+    model: ir.Model,
+    nodes: Mapping[str, str],
+    samples: Samples,
+    limit: int | None = None,
+    progress: Progress = silent,
+    *,
+    is_centered: bool = False,
 ) -> dict[str, NDArray[np.float64]]:
     """`InputProducts` of linear operators over samples, by node name.
 
@@ -107,8 +113,10 @@ def collect_products(
         samples: To be gone through.
         limit: The most samples that are used.
         progress: Called after every sample.
+        is_centered: Whether the mean of the inputs does not count, because biases are corrected.
     """
-    found = {node.name: InputProducts(node) for node in model.graph if node.name in nodes and InputProducts.fits(node)}
+    linear = [node for node in model.graph if node.name in nodes and InputProducts.fits(node)]
+    found = {node.name: InputProducts(node, is_centered) for node in linear}
     readers: dict[str, list[InputProducts]] = {}
     for name, value in nodes.items():
         if name in found:
@@ -121,7 +129,8 @@ def collect_products(
     for index, sample in enumerate(islice(samples, limit)):
         execute(model, sample, hook=watch)
         progress("weigh inputs", index + 1, limit or samples.count or 0)
-    return {str(name): products.sums for name, products in found.items() if products.sums is not None}
+    results = {str(name): inputs.products for name, inputs in found.items()}
+    return {name: products for name, products in results.items() if products is not None}
 
 
 class _Calibrating:

@@ -233,7 +233,8 @@ def prepare(
         notes += scale_warnings(imported, seen.examples[:_TRIED])
     products = {}
     if settings.rounding == "adaptive":
-        products = collect_products(simplified, _read_by_linear(placement), found, limit, progress)
+        read = _read_by_linear(placement)
+        products = collect_products(simplified, read, found, limit, progress, is_centered=settings.corrects_bias)
     means = {}
     if settings.corrects_bias:
         means = mean_outputs(simplified, placement, rows_for_means(simplified, seen.examples))

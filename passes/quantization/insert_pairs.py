@@ -83,7 +83,7 @@ class InsertPairs(InPlacePass):
         steps, scales = encode_weight(linear.weight, axis, least)
         products = self.products.get(node.name or "")
         if products is not None:
-            steps = _rounded_together(linear, scales, products)
+            steps, scales = _rounded_together(linear, scales, products)
         name = f"{node.name}_weight"
         node.replace_input_with(1, _dequantized(graph, node, steps, scales, axis, name))
         if node.op_type == "Gemm":
@@ -121,12 +121,16 @@ def _added_bias(unit: Unit) -> tuple[tuple[ir.Node, int] | None, Floats | None]:
     return None, None
 
 
-def _rounded_together(linear: Linear, scales: Floats, products: NDArray[np.float64]) -> NDArray[np.int8]:
+def _rounded_together(
+    linear: Linear, scales: NDArray[np.float32], products: NDArray[np.float64]
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """`round_weights` for weights in their own layout: (outputs, inputs ...) or (inputs, outputs)."""
     is_rows = linear.channel_axis == 0
     rows = linear.weight.reshape(len(linear.weight), -1) if is_rows else linear.weight.T
-    steps = round_weights(rows, np.broadcast_to(scales, len(rows)).astype(np.float32), products)
-    return np.ascontiguousarray(steps.reshape(linear.weight.shape) if is_rows else steps.T)
+    spread = np.broadcast_to(scales, len(rows)).astype(np.float32)
+    steps, found = round_weights(rows, spread, products, is_scale_free=scales.ndim > 0)
+    steps = np.ascontiguousarray(steps.reshape(linear.weight.shape) if is_rows else steps.T)
+    return steps, found if scales.ndim else scales
 
 
 def array_shape(value: ir.Value | None) -> tuple[int, ...]:

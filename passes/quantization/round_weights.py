@@ -27,6 +27,8 @@ _LARGEST = 2048
 _POSITIONS = 256
 _DAMPING = 0.01
 _BLOCK = 64
+_SCALE_SHARES = np.linspace(0.7, 1.0, 16)[::-1]
+"""Of the scale that reaches the largest weight: some make other weights fit better."""
 
 
 @dataclass
@@ -35,11 +37,18 @@ class InputProducts:
 
     Attributes:
         node: The operator.
+        is_centered: Whether the products are those of deviations from the mean: a bias takes back what is the same for
+            all outputs.
         sums: float64 (groups, inputs, inputs), with `inputs` in the order of its weights.
+        totals: float64 (groups, inputs), sums of the inputs themselves.
+        count: Of what was summed.
     """
 
     node: ir.Node
+    is_centered: bool = False
     sums: NDArray[np.float64] | None = None
+    totals: NDArray[np.float64] | None = None
+    count: int = 0
     _random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     @classmethod
@@ -57,8 +66,18 @@ class InputProducts:
         rows = self._patches(array) if self.node.op_type == "Conv" else array.reshape(1, -1, array.shape[-1])
         chosen = self._random.permutation(rows.shape[1])[:_POSITIONS]
         rows = rows[:, chosen].astype(np.float64)
-        products = rows.transpose(0, 2, 1) @ rows
+        products, totals = rows.transpose(0, 2, 1) @ rows, rows.sum(axis=1)
         self.sums = np.asarray(products if self.sums is None else self.sums + products, np.float64)
+        self.totals = np.asarray(totals if self.totals is None else self.totals + totals, np.float64)
+        self.count += rows.shape[1]
+
+    @property
+    def products(self) -> NDArray[np.float64] | None:
+        """float64 (groups, inputs, inputs); None where nothing was added."""
+        if not self.is_centered or self.sums is None or self.totals is None:
+            return self.sums
+        means = self.totals / self.count
+        return np.asarray(self.sums - means[:, :, None] * self.totals[:, None, :], np.float64)
 
     def _patches(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
         """(groups, positions, inputs of an output) of an image."""
@@ -78,23 +97,39 @@ class InputProducts:
 
 
 def round_weights(
-    weight: NDArray[np.float32], scales: NDArray[np.float32], products: NDArray[np.float64]
-) -> NDArray[np.int8]:
-    """Weights as int8 with little error at the outputs; an output that does not gain by it is rounded to nearest.
+    weight: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    products: NDArray[np.float64],
+    *,
+    is_scale_free: bool = True,
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Weights as int8 with little error at the outputs, and their scales.
 
-    One input after the other is rounded, and those that are still to come take over what they can of its error.
+    One input after the other is rounded, and those that are still to come take over what they can of its error. This
+    is done with several scales for an output, and with the nearest integers besides: the least error counts.
 
     Args:
         weight: (outputs, inputs)
-        scales: (outputs,)
+        scales: (outputs,), with which the largest weight is just reached.
         products: (groups, inputs, inputs); outputs of a group follow each other.
+        is_scale_free: Whether a scale may change, or only the integers.
     """
     groups = len(products)
-    ratio = (weight.astype(np.float64) / scales[:, None]).reshape(groups, -1, weight.shape[1])
+    exact = weight.astype(np.float64).reshape(groups, 1, -1, weight.shape[1])
+    shares = _SCALE_SHARES if is_scale_free else np.ones(1)
+    tried = shares[:, None] * scales.astype(np.float64).reshape(groups, 1, -1)  # (groups, shares, outputs)
+    ratio = (exact / tried[..., None]).reshape(groups, -1, weight.shape[1])
     nearest = np.clip(np.rint(ratio), -WEIGHT_LIMIT, WEIGHT_LIMIT)
     found = np.stack([_rounded(rows, matrix) for rows, matrix in zip(ratio, products, strict=True)])
-    is_better = _errors(found - ratio, products) < _errors(nearest - ratio, products)
-    return np.where(is_better[..., None], found, nearest).reshape(weight.shape).astype(np.int8)
+    squares = np.square(tried).reshape(groups, -1)
+    candidates = np.stack([nearest, found]).reshape(2, *tried.shape, -1)
+    errors = np.stack([_errors(steps - ratio, products) * squares for steps in (nearest, found)])
+    # (groups, outputs, 2 · shares)
+    best = errors.reshape(2, *tried.shape).transpose(1, 3, 0, 2).reshape(groups, tried.shape[2], -1).argmin(axis=2)
+    way, share = np.divmod(best, len(shares))
+    group, output = np.indices(best.shape)
+    steps = candidates[way, group, share, output].reshape(weight.shape).astype(np.int8)
+    return steps, tried[group, share, output].reshape(-1).astype(np.float32)
 
 
 def _rounded(ratio: NDArray[np.float64], products: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -121,16 +121,21 @@ def test_rounding_together_lessens_the_error_of_the_outputs(groups):
     scales = (np.abs(weight).max(axis=1) / 127).astype(np.float32)
     mixed = RNG.normal(size=(groups, inputs, inputs // 3))
     data = mixed @ RNG.normal(size=(groups, inputs // 3, 500)) + 0.1 * RNG.normal(size=(groups, inputs, 500))
-    steps = round_weights(weight, scales, data @ data.transpose(0, 2, 1))
+    products = data @ data.transpose(0, 2, 1)
+    steps, found = round_weights(weight, scales, products)
     assert steps.dtype == np.int8 and steps.min() >= -127
+    fixed, same = round_weights(weight, scales, products, is_scale_free=False)
+    np.testing.assert_array_equal(same, scales)
 
-    def error(integers: np.ndarray) -> np.ndarray:
+    def error(integers: np.ndarray, scales: np.ndarray = scales) -> np.ndarray:
         difference = (integers * scales[:, None] - weight).reshape(groups, -1, inputs)
         return np.square(difference @ data).sum(axis=2).reshape(-1)
 
     nearest = np.rint(weight / scales[:, None])
-    assert (error(steps) <= error(nearest) * (1 + 1e-6)).all()
-    assert error(steps).sum() < 0.4 * error(nearest).sum()
+    assert (error(steps, found) <= error(fixed) * (1 + 1e-6)).all()
+    assert (error(fixed) <= error(nearest) * (1 + 1e-6)).all()
+    assert error(fixed).sum() < 0.4 * error(nearest).sum()
+    assert error(steps, found).sum() < error(fixed).sum()
 
 
 @pytest.mark.parametrize(
@@ -152,3 +157,39 @@ def test_input_products_predict_the_outputs_of_a_convolution(build, attributes, 
     rows = kernel.reshape(len(products.sums), -1, products.sums.shape[1])
     expected = np.square(outputs).sum(axis=(0, 2, 3))
     np.testing.assert_allclose(((rows @ products.sums) * rows).sum(axis=2).reshape(-1), expected, rtol=1e-4)
+
+
+def test_products_about_the_mean_forget_what_all_inputs_have_in_common(build):
+    model = build("g (float[1, 30, 4] x) => (float[1, 30, 5] y) { y = MatMul(x, p) }", p=WEIGHTS["p"])
+    rows = RNG.normal(size=(1, 30, 4)).astype(np.float32)
+    about = [InputProducts(model.graph[0], is_centered=True) for _ in range(2)]
+    about[0].add(rows)
+    about[1].add(rows + 100)
+    expected = 29 * np.cov(rows[0].T)
+    for inputs in about:
+        np.testing.assert_allclose(inputs.products[0], expected, rtol=1e-3, atol=1e-2)
+
+
+def test_pools_and_gates_carry_scales_on(build):
+    graph = """g (float[1, 4, 6, 6] x) => (float[1, 4, 6, 6] y) {
+        c = Conv(x, k) f = HardSwish(c) r = Mul(f, gain) p = GlobalAveragePool(r) s = Conv(p, k) h = HardSigmoid(s)
+        g = Mul(r, h) y = Conv(g, k)
+    }"""
+    kernel = RNG.normal(size=(4, 4, 1, 1)).astype(np.float32)
+    model = build(graph, k=kernel, gain=SPREAD[:, None, None])
+    sample = {"x": RNG.normal(size=(1, 4, 6, 6)).astype(np.float32)}
+    before = execute(model, sample)
+    seen: dict[str, ChannelMoments] = {}
+
+    def watch(name: str, array: np.ndarray) -> None:
+        if array.ndim == 4:
+            seen[name] = ChannelMoments(1)
+            seen[name].add(array)
+
+    execute(model, sample, hook=watch)
+    MigrateScales(seen)(model)
+    inner: dict[str, np.ndarray] = {}
+    after = execute(model, sample, hook=lambda name, array: inner.__setitem__(name, array))
+    np.testing.assert_allclose(after["y"], before["y"], rtol=1e-4, atol=1e-4)
+    sizes = np.abs(inner["r"]).max(axis=(0, 2, 3))
+    assert sizes.max() / sizes.min() < 0.5 * (seen["r"].largest.max() / seen["r"].largest.min())
