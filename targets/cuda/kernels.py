@@ -1,0 +1,62 @@
+"""What a compiled GPU kernel consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["DeviceImage", "DeviceKernel", "Resources"]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one block or thread of a kernel takes of a multiprocessor, as ``ptxas`` reports it.
+
+    Attributes:
+        registers: 32-bit registers per thread.
+        shared_bytes: Static shared memory per block, in bytes.
+        spill_bytes: Bytes per thread stored to and loaded from local memory for want of registers.
+        stack_bytes: Frame in local memory per thread, in bytes.
+    """
+
+    registers: int
+    shared_bytes: int
+    spill_bytes: int
+    stack_bytes: int
+
+
+@dataclass(frozen=True)
+class DeviceImage:
+    """A kernel's code for one architecture.
+
+    Attributes:
+        architecture: Compute capability as an integer: 87 for sm_87.
+        kind: ``cubin`` runs on devices of the same major and the same or a higher minor number, ``ptx`` is compiled by
+            the driver of any device of at least this capability.
+        content: An ELF file, or zero-terminated text.
+        resources: Of a cubin.
+    """
+
+    architecture: int
+    kind: Literal["cubin", "ptx"]
+    content: bytes
+    resources: Resources | None = None
+
+
+@dataclass(frozen=True)
+class DeviceKernel:
+    """A kernel as the launcher takes it: pointers to its buffers are its only arguments, in the plan's order.
+
+    Attributes:
+        symbol: Name of the entry function in every image.
+        images: Code, best first.
+        grid: Blocks along x, y, z.
+        block: Threads of a block along x, y, z.
+        dynamic_shared_bytes: Shared memory to ask for at launch, in bytes.
+    """
+
+    symbol: str
+    images: tuple[DeviceImage, ...]
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    dynamic_shared_bytes: int = 0
