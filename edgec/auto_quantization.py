@@ -35,7 +35,8 @@ _FASTER = 0.99
 _OPTIONS = (
     Settings(),
     Settings(equalization="activations"),
-    Settings(equalization="activations", rounding="adaptive"),
+    Settings(equalization="activations", measures_bias=True),
+    Settings(equalization="activations", rounding="adaptive", measures_bias=True),
 )
 """How to quantize, tried in this order while accuracy does not suffice."""
 

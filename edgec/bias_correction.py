@@ -32,18 +32,17 @@ def rows_for_means(model: ir.Model, examples: Sequence[Row]) -> Sequence[Row]:
 
 
 def mean_outputs(model: ir.Model, placement: Placement, rows: Sequence[Row]) -> dict[str, Means]:
-    """What the channels of linear operators give out on average, (output channels,) by node name."""
+    """What the channels of linear operators give out on average for each row, (rows, output channels) by node name."""
     roots = {str(unit.root.outputs[0].name): unit.root for unit in placement.units if unit.is_linear}
-    sums: dict[str, Means] = {}
+    found: dict[str, list[Means]] = {}
 
     def watch(name: str, array: Array) -> None:
         if name in roots:
-            node = roots[name]
-            sums[str(node.name)] = sums.get(str(node.name), np.float64(0)) + _channel_means(node, array)
+            found.setdefault(str(roots[name].name), []).append(_channel_means(roots[name], array))
 
     for row in rows:
         execute(model, row, hook=watch)
-    return {name: total / len(rows) for name, total in sums.items()}
+    return {name: np.stack(means) for name, means in found.items()}
 
 
 def correct_biases(quantized: ir.Model, expected: Mapping[str, Means], rows: Sequence[Row]) -> None:
@@ -75,8 +74,8 @@ def correct_biases(quantized: ir.Model, expected: Mapping[str, Means], rows: Seq
             state.update(_outputs(node, ChainMap(state, constants)))
         bias = _bias_maker(node) if node.name in expected else None
         if bias is not None:
-            actual = np.mean([_channel_means(node, state[node.outputs[0]].numpy()) for state in states], axis=0)
-            added = _add_to_bias(bias, expected[str(node.name)] - actual)
+            actual = np.stack([_channel_means(node, state[node.outputs[0]].numpy()) for state in states])
+            added = _add_to_bias(bias, _certain_mean(expected[str(node.name)] - actual))
             constants.update(_outputs(bias, constants | _read_again(bias)))
             if bias.outputs[0] in node.inputs:
                 for state in states:
@@ -85,6 +84,18 @@ def correct_biases(quantized: ir.Model, expected: Mapping[str, Means], rows: Seq
             if value is not None and last.get(value, node) is node:
                 for state in states:
                     state.pop(value, None)
+
+
+def _certain_mean(differences: Means) -> Means:
+    """The mean over rows, less what may be chance: (rows, channels) -> (channels,).
+
+    Source: James and Stein 1961, "Estimation with Quadratic Loss", for each channel on its own.
+    """
+    mean, rows = differences.mean(axis=0), len(differences)
+    if rows == 1:
+        return np.zeros_like(mean)
+    doubt = differences.var(axis=0, ddof=1) / rows
+    return np.asarray(mean * np.maximum(0.0, 1 - doubt / np.maximum(np.square(mean), 1e-300)), np.float64)
 
 
 def _outputs(node: ir.Node, known: Mapping[ir.Value, Tensor]) -> dict[ir.Value, Tensor]:

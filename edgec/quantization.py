@@ -50,6 +50,7 @@ class Settings:
     corrects_bias: bool = True
     equalization: Equalization = "none"
     rounding: Rounding = "nearest"
+    measures_bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def quantize(
     bias_correction: bool = True,
     equalization: Equalization = "none",
     rounding: Rounding = "nearest",
+    measure_bias: bool = False,
     bits: int | None = None,
     block_size: int | None = None,
     samples: int | None = None,
@@ -137,6 +139,8 @@ def quantize(
             for which the model runs on them twice.
         rounding: Of the weights: ``nearest``, or ``adaptive`` for the integers with which a layer's outputs change
             least (the objective of AdaRound), for which the model runs on the calibration data once more.
+        measure_bias: Whether the bias also takes back what rounding activations adds on average, as the quantized model
+            shows it, layer by layer, on 32 samples at most.
         bits: Of a weight in mode ``weight-only``: 8 (None) or 4.
         block_size: Weights along a column that share a scale in mode ``weight-only``; None for whole columns, with 4
             bits for 32.
@@ -163,6 +167,7 @@ def quantize(
         bias_correction,
         equalization,
         rounding,
+        measure_bias,
     )
     free = DataFree(mode, bits, block_size, tuple(keep_float))
     if mode != "static":
@@ -236,7 +241,7 @@ def prepare(
         read = _read_by_linear(placement)
         products = collect_products(simplified, read, found, limit, progress, is_centered=settings.corrects_bias)
     means = {}
-    if settings.corrects_bias:
+    if settings.measures_bias:
         means = mean_outputs(simplified, placement, rows_for_means(simplified, seen.examples))
     return Prepared(simplified, settings, kept, found, limit, seen, products, means, tuple(notes), progress)
 
@@ -288,7 +293,7 @@ class Prepared:
         channels = self.seen.channels
         means = {name: channels[read].means for name, read in linear.items()} if settings.corrects_bias else {}
         InsertPairs(encodings, kept, settings.is_per_channel, self.products, means)(quantized)
-        if settings.corrects_bias:
+        if settings.measures_bias:
             correct_biases(quantized, self.means, rows_for_means(quantized, self.seen.examples))
         return Quantization(quantized, self.simplified, self.seen, placement, encodings, settings, kept, self.notes)
 
@@ -365,5 +370,7 @@ def _check(settings: Settings, limit: int | None) -> None:
         raise UsageError(f"there is no equalization '{settings.equalization}'", fix="choose weights or activations")
     if settings.rounding not in ("nearest", "adaptive"):
         raise UsageError(f"there is no rounding '{settings.rounding}'", fix="choose nearest or adaptive")
+    if settings.measures_bias and not settings.corrects_bias:
+        raise UsageError("a bias that stays as it is cannot be measured", fix="leave out one of both options")
     if limit is not None and limit < 1:
         raise UsageError(f"{limit} samples are too few", fix="use at least one")

@@ -45,6 +45,7 @@ _SHOWN = 12
 @click.option("--symmetric", is_flag=True, help="Put the zero point of activations in the middle.")
 @click.option("--per-tensor", is_flag=True, help="One scale for all weights of a layer.")
 @click.option("--no-bias-correction", is_flag=True, help="Leave the bias of a layer as it is.")
+@click.option("--measure-bias", is_flag=True, help="Correct biases by what the quantized model gives out, too.")
 @click.option(
     "--equalization", type=click.Choice(["none", "weights", "activations"]), default="none", show_default=True,
     help="Move scales per channel into weights, judged by weights (data-free) or by activations (SmoothQuant).",
@@ -73,6 +74,7 @@ def command(
     symmetric: bool,
     per_tensor: bool,
     no_bias_correction: bool,
+    measure_bias: bool,
     equalization: Equalization,
     rounding: Rounding,
     report: Path | None,
@@ -103,7 +105,7 @@ def command(
         )
     settings = Settings(
         method, percentile, activation_type, symmetric, not per_tensor, keep_float,
-        not no_bias_correction, equalization, rounding,
+        not no_bias_correction, equalization, rounding, measure_bias,
     )  # fmt: skip
     if mode != "static":
         others = {"calibration": calibration, "samples": samples, "report": report, "resume": resume or None}

@@ -126,20 +126,19 @@ def test_bias_correction_brings_the_mean_output_nearer(tiny):
     assert bias(True) < 0.7 * bias(False)
 
 
-def test_biases_take_back_what_rounding_activations_adds(tiny, monkeypatch):
+def test_biases_take_back_what_rounding_activations_adds(tiny):
     rng = np.random.default_rng(8)
     arrays = {name: 0.3 + 0.05 * rng.random((24, *shape), np.float32) for name, shape in SHAPES.items()}
     rows = [{name: array[i] for name, array in arrays.items()} for i in range(24)]
 
-    def error() -> float:
-        model = edgec.quantize(tiny, arrays)
+    def error(measured: bool) -> float:
+        model = edgec.quantize(tiny, arrays, measure_bias=measured)
         differences = [execute(model, row)["net/features"] - execute(tiny, row)["net/features"] for row in rows]
         return float(np.abs(np.mean(differences, axis=(0, 1, 3, 4))).mean())
 
-    measured = error()
-    monkeypatch.setattr("edgec.bias_correction.correct_biases", lambda *_: None)
-    by_weights_alone = error()
-    assert measured < 0.7 * by_weights_alone
+    assert error(True) < 0.7 * error(False)
+    with pytest.raises(UsageError, match="cannot be measured"):
+        edgec.quantize(tiny, arrays, measure_bias=True, bias_correction=False)
 
 
 def test_without_data_there_is_a_warning_and_a_result(tiny):
