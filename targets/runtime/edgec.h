@@ -24,7 +24,7 @@
 
 /* Layout of edgec_model and meaning of the runtime calls in generated code. A model and a runtime that differ in it
  * refuse each other in edgec_create. */
-#define EDGEC_ABI_VERSION 1
+#define EDGEC_ABI_VERSION 2
 
 /* Most threads a session can have. */
 #define EDGEC_MAX_THREADS 256
@@ -44,7 +44,11 @@ typedef enum edgec_status {
     EDGEC_ERROR_UNSUPPORTED_CPU = 4, /* the model was compiled for instructions this CPU lacks */
     EDGEC_ERROR_KERNEL = 5,          /* a kernel reported failure; the outputs are undefined */
     EDGEC_ERROR_THREADS = 6,         /* a worker thread could not be created or pinned */
-    EDGEC_ERROR_BUSY = 7             /* the session is running in another thread */
+    EDGEC_ERROR_BUSY = 7,            /* the session is running in another thread */
+    EDGEC_ERROR_NO_DRIVER = 8,       /* a GPU model where there is no GPU, or no driver for it */
+    EDGEC_ERROR_ARCHITECTURE = 9,    /* the model has no code for this GPU */
+    EDGEC_ERROR_DEVICE_MEMORY = 10,  /* the GPU has too little memory */
+    EDGEC_ERROR_DEVICE = 11          /* another call of the GPU's driver failed; the message has its name and reason */
 } edgec_status;
 
 /* Element types; the numbers are those of ONNX TensorProto.DataType. */
@@ -74,6 +78,7 @@ typedef struct edgec_tensor_info {
 
 typedef struct edgec_session edgec_session;
 typedef struct edgec_frame edgec_frame; /* internal: what a generated model works on, see edgec_model.h */
+typedef struct edgec_backend edgec_backend; /* internal too: what runs a model that is not for the CPU */
 
 /* A compiled model: constant data in the program or library it was linked into. Read it, never change it. */
 typedef struct edgec_model {
@@ -83,13 +88,15 @@ typedef struct edgec_model {
     const edgec_tensor_info *inputs;
     int num_outputs;
     const edgec_tensor_info *outputs;
-    size_t arena_size_bytes;   /* working memory one session allocates */
+    size_t arena_size_bytes;   /* working memory one session allocates, on the device that runs the model */
     size_t params_size_bytes;  /* 0: the model has no parameters */
     const char *params_sha256; /* 64 lower-case hexadecimal digits, or NULL: unknown */
     int num_kernels;
     const char *const *kernel_names;
-    int (*run)(edgec_frame *frame);
+    int (*run)(edgec_frame *frame);           /* NULL where there is a backend */
     const char *const *cpu_features_required; /* NULL-terminated; NULL: none */
+    const edgec_backend *backend;             /* NULL: the CPU */
+    const void *program;                      /* what the backend runs */
 } edgec_model;
 
 /* Zero is a sensible value for every member but struct_size. */
@@ -136,7 +143,7 @@ EDGEC_API edgec_status edgec_create(const edgec_model *model, const edgec_option
  * inputs, outputs: one pointer per tensor, in the model's order, each to size_bytes bytes owned by the caller. They may
  * have any alignment: those not aligned to EDGEC_ALIGNMENT are copied through buffers of the session. Outputs must
  * overlap neither each other nor an input. Allocates nothing, except that a kernel which asks for scratch memory gets
- * it on its first run, and the session keeps it.
+ * it on its first run, and the session keeps it. A GPU model copies all of them, and has one thread: the caller's.
  * A second call on a session that is still running fails with EDGEC_ERROR_BUSY and disturbs nothing. After
  * EDGEC_ERROR_KERNEL the outputs are undefined and the session stays usable. */
 EDGEC_API edgec_status edgec_run(edgec_session *session, const void *const *inputs, void *const *outputs);
@@ -145,7 +152,8 @@ EDGEC_API edgec_status edgec_run(edgec_session *session, const void *const *inpu
  * the shared library that made it is closed. */
 EDGEC_API void edgec_destroy(edgec_session *session);
 
-/* Called in the thread of edgec_run after each kernel, with the kernel's wall time. It must not call the session. */
+/* Called in the thread of edgec_run after each kernel, with the kernel's wall time, on a GPU the time it measured. It
+ * must not call the session. */
 typedef void (*edgec_profiler)(void *user, int kernel_index, const char *kernel_name, uint64_t nanoseconds);
 
 /* Sets the function to call after each kernel; NULL ends profiling. `user` is handed through. Costs two clock readings

@@ -22,6 +22,15 @@ struct edgec_frame {
     int profiling;
 };
 
+/* Runs a model elsewhere than on the CPU. `open` sets *state as soon as there is something to close, also when it fails
+ * later; it must not keep `params`. `profiler` is NULL unless every kernel shall be timed. */
+struct edgec_backend {
+    edgec_status (*open)(const edgec_model *model, const unsigned char *params, void **state);
+    edgec_status (*run)(void *state, const void *const *inputs, void *const *outputs, edgec_profiler profiler,
+                        void *user);
+    void (*close)(void *state);
+};
+
 #pragma GCC visibility push(hidden)
 uint64_t edgec_step_begin(void);
 void edgec_step_end(edgec_frame *frame, int index, uint64_t begin_ns);

@@ -4,7 +4,7 @@
 
 #include "internal.h"
 
-static _Thread_local char last_error[512];
+static _Thread_local char last_error[1024];
 
 edgec_status edgec_fail(edgec_status status, const char *format, ...) {
     va_list arguments;

@@ -5,7 +5,8 @@
  *       ├─ cpu.c                    does this CPU have the instructions the model uses
  *       ├─ params.c, sha256.c       where the parameters come from
  *       ├─ threads.c                pool of workers
- *       └─ kernel_host.c            the functions that TVM kernels call
+ *       ├─ kernel_host.c            the functions that TVM kernels call
+ *       └─ cuda/                    backend of models for NVIDIA GPUs, linked into these only
  */
 #ifndef EDGEC_INTERNAL_H
 #define EDGEC_INTERNAL_H

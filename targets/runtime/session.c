@@ -13,6 +13,7 @@ enum { DEFAULT_SPIN_US = 200, HUGE_PAGE = 2 << 20 };
 struct edgec_session {
     const edgec_model *model;
     edgec_params params;
+    void *device; /* of the model's backend, which has all memory of its own: then there is none of the following */
     unsigned char *arena;
     /* Aligned copies of tensors that the application has at an odd address: all inputs, then all outputs. */
     unsigned char *staging;
@@ -111,9 +112,14 @@ static edgec_status allocate_memory(edgec_session *session) {
 }
 
 static edgec_status start(edgec_session *session, const edgec_options *options) {
-    edgec_status status = allocate_memory(session);
+    const edgec_backend *backend = session->model->backend;
+    edgec_status status = backend == NULL ? allocate_memory(session) : EDGEC_OK;
     if (status != EDGEC_OK) return status;
     status = edgec_params_open(&session->params, session->model, options);
+    if (status == EDGEC_OK && backend != NULL) {
+        status = backend->open(session->model, session->params.data, &session->device);
+        edgec_params_close(&session->params);
+    }
     if (status != EDGEC_OK || session->threads == 1) return status;
 
     /* Polling steals time from the work itself when the threads have to share CPUs. */
@@ -134,7 +140,7 @@ edgec_status edgec_create(const edgec_model *model, const edgec_options *given, 
     edgec_session *session = calloc(1, sizeof *session);
     if (session == NULL) return edgec_fail(EDGEC_ERROR_OUT_OF_MEMORY, "cannot allocate a session");
     session->model = model;
-    session->threads = options.threads;
+    session->threads = model->backend == NULL ? options.threads : 1;
     session->caller_cpu = options.cpus != NULL && options.pin_caller ? options.cpus[0] : -1;
     atomic_flag_clear(&session->is_busy);
     status = start(session, &options);
@@ -148,6 +154,7 @@ edgec_status edgec_create(const edgec_model *model, const edgec_options *given, 
 
 void edgec_destroy(edgec_session *session) {
     if (session == NULL) return;
+    if (session->model->backend != NULL) session->model->backend->close(session->device);
     edgec_pool_destroy(session->pool);
     edgec_params_close(&session->params);
     for (int i = 0; session->workers != NULL && i < session->threads; i++) edgec_worker_free(&session->workers[i]);
@@ -237,11 +244,13 @@ edgec_status edgec_run(edgec_session *session, const void *const *inputs, void *
         status = check_pointers("output", model->num_outputs, model->outputs, (const void *const *)outputs);
     }
     if (status == EDGEC_OK && session->caller_cpu >= 0) status = edgec_pin_caller(session->caller_cpu);
-    if (status == EDGEC_OK) {
+    if (status == EDGEC_OK && model->backend != NULL) {
+        status = model->backend->run(session->device, inputs, outputs, session->profiler, session->profiler_user);
+    } else if (status == EDGEC_OK) {
         stage_inputs(session, inputs, outputs);
         status = execute(session);
+        if (status == EDGEC_OK) unstage_outputs(session, outputs);
     }
-    if (status == EDGEC_OK) unstage_outputs(session, outputs);
     leave(session);
     return status;
 }

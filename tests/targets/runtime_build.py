@@ -93,6 +93,8 @@ class Model(ctypes.Structure):
         ("kernel_names", ctypes.POINTER(ctypes.c_char_p)),
         ("run", ctypes.c_void_p),
         ("cpu_features_required", ctypes.POINTER(ctypes.c_char_p)),
+        ("backend", ctypes.c_void_p),
+        ("program", ctypes.c_void_p),
     ]
 
 
