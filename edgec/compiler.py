@@ -163,7 +163,7 @@ def convert_precision(c: Compilation) -> None:
 
     if c.precision is None and not has_float16(c.simplified):
         return
-    is_half = c.precision != "fp32" and c.profile.instruction_set.has_float16
+    is_half = c.precision != "fp32" and c.profile.has_float16
     convert = ConvertPrecision(ir.DataType.FLOAT16 if is_half else ir.DataType.FLOAT, keeps_float32=c.precision is None)
     if convert(c.simplified).modified:
         c.dump.graph("precision", c.simplified)
@@ -376,7 +376,7 @@ def _check_precision(precision: str | None, profile: Profile) -> None:
 
     if precision not in (None, "fp32", "fp16"):
         raise UsageError(f"there is no precision '{precision}'", fix="choose fp32 or fp16")
-    if precision == "fp16" and not profile.instruction_set.has_float16:
+    if precision == "fp16" and not profile.has_float16:
         raise UnsupportedError(
             f"target '{profile.name}' does not compute in float16",
             where=f"instruction set {profile.instruction_set.name}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import platform
 import tomllib
@@ -18,22 +19,19 @@ from edgec.targets.instruction_sets import INSTRUCTION_SETS, OPTIONAL_FEATURES, 
 if TYPE_CHECKING:
     from edgec.targets.intrinsics import DotProduct
 
-__all__ = ["PLANNED", "Cluster", "Profile", "float16_targets", "list_profiles", "load_profile"]
+__all__ = ["ALIASES", "PLANNED", "Cluster", "Gpu", "Profile", "float16_targets", "list_profiles", "load_profile"]
 
 # Boards that edgec is meant for and does not generate code for yet.
 PLANNED = {
-    "jetson": "Jetson Orin (sm_87)",
-    "jetson-nano": "Jetson Nano (sm_53)",
-    "jetson-tx2": "Jetson TX2 (sm_62)",
-    "jetson-xavier": "Jetson Xavier (sm_72)",
-    "jetson-orin": "Jetson Orin (sm_87)",
-    "jetson-orin-nano": "Jetson Orin Nano (sm_87)",
-    "jetson-orin-nx": "Jetson Orin NX (sm_87)",
-    "jetson-agx-orin": "Jetson AGX Orin (sm_87)",
-    "jetson-thor": "Jetson Thor (sm_110)",
     "riscv64": "generic RISC-V",
     "loongarch64": "generic LoongArch",
 }
+
+ALIASES = {"jetson": "jetson-orin"}
+"""Other names of targets."""
+
+GPU_BLOCK_BITS = 256
+"""Channels of a block on a GPU: 8 of float32 and 16 of float16, the depth of one product of its tensor cores."""
 
 CHANNEL_BLOCK_BYTES = 16
 """Channels per block of a tensor of bytes: four 32-bit words, and the accumulators of one AVX-512 register."""
@@ -59,6 +57,25 @@ class Cluster:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """The GPU that the kernels run on.
+
+    Attributes:
+        capability: Compute capability as an integer: 87 for sm_87.
+        multiprocessors: How many it has.
+        max_mhz: Highest clock, in MHz.
+        memory_mib: Memory that it can use, on a Jetson shared with the CPU, in MiB.
+        bandwidth_gb_s: Of that memory, in GB/s.
+    """
+
+    capability: int
+    multiprocessors: int
+    max_mhz: int
+    memory_mib: int
+    bandwidth_gb_s: float
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything that code generation and the runners need to know of a target.
 
@@ -74,6 +91,7 @@ class Profile:
         qemu_cpu: CPU model that QEMU's user mode should emulate.
         clusters: The board's cores, fastest first; empty for a generic target.
         sources: Where the figures come from.
+        gpu: Where the kernels run if not on the CPU, which then only launches them.
     """
 
     name: str
@@ -88,10 +106,12 @@ class Profile:
     clusters: tuple[Cluster, ...] = ()
     sources: tuple[str, ...] = ()
     llvm_attributes: tuple[str, ...] = field(default=())
+    gpu: Gpu | None = None
 
     def lanes(self, dtype: str) -> int:
-        """How many elements of ``dtype`` one vector register holds."""
-        return self.instruction_set.vector_bits // (np.dtype(dtype).itemsize * 8)
+        """How many elements of ``dtype`` one vector register holds, or one block of channels on a GPU."""
+        bits = self.instruction_set.vector_bits if self.gpu is None else GPU_BLOCK_BITS
+        return bits // (np.dtype(dtype).itemsize * 8)
 
     def channel_block(self, dtype: str) -> int:
         """How many channels one block of a blocked tensor holds: a vector of floats, but always 16 bytes."""
@@ -102,7 +122,17 @@ class Profile:
         """The CPU's way to add up products of bytes, if it has a better one than single products."""
         from edgec.targets.intrinsics import DOT_PRODUCTS
 
-        return DOT_PRODUCTS.get(self.instruction_set.dot_product)
+        return DOT_PRODUCTS.get(self.instruction_set.dot_product if self.gpu is None else "dp4a")
+
+    @property
+    def has_float16(self) -> bool:
+        """Whether it computes in float16 (of GPUs: from sm_53 on, which is all)."""
+        return self.gpu is not None or self.instruction_set.has_float16
+
+    @property
+    def by_element(self) -> bool:
+        """Whether vectors are multiplied by elements of others (see the instruction set)."""
+        return self.gpu is None and self.instruction_set.by_element
 
     @property
     def big_cpus(self) -> tuple[int, ...]:
@@ -118,7 +148,11 @@ _LINK_TARGETS = {
 
 
 def _native_link_targets(arch: str) -> dict[str, str]:
-    """The runner of this machine uses its C library: zig would need a minute to build another one, once."""
+    """The runner uses the machine's C library, too.
+
+    For this machine: zig would need a minute to build another one, once. For a GPU: only such a program can load the
+    driver.
+    """
     return dict.fromkeys(("library", "runner"), _LINK_TARGETS[arch]["library"])
 
 
@@ -139,7 +173,7 @@ def list_profiles() -> dict[str, str]:
 def float16_targets() -> list[str]:
     """Names of the targets that compute in float16."""
     named = [name for name in list_profiles() if name != "native"]
-    return [name for name in named if load_profile(name).instruction_set.has_float16]
+    return [name for name in named if load_profile(name).has_float16]
 
 
 @cache
@@ -151,14 +185,17 @@ def load_profile(name: str) -> Profile:
     """
     if name == "native":
         return _native()
-    if name in PLANNED or name.startswith("cuda"):
+    name = ALIASES.get(name, name)
+    if name in PLANNED:
         raise UnsupportedError(
             f"target '{name}' is not supported yet",
-            where=PLANNED.get(name, "CUDA"),
+            where=PLANNED[name],
             fix="see `edgec targets` for the targets that are",
         )
+    if name.startswith("cuda:"):
+        return _generic_gpu(name)
     if name not in list_profiles():
-        known = [*list_profiles(), *PLANNED]
+        known = [*list_profiles(), *PLANNED, *ALIASES]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         raise UnsupportedError(
             f"unknown target '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""),
@@ -174,14 +211,32 @@ def load_profile(name: str) -> Profile:
         llvm_cpu=data.get("llvm_cpu", isa.llvm_cpu),
         llvm_attributes=isa.llvm_attributes,
         instruction_set=isa,
-        required_features=isa.required,
-        link_targets=_LINK_TARGETS[data["arch"]],
+        required_features=() if "gpu" in data else isa.required,
+        link_targets=_LINK_TARGETS[data["arch"]] if "gpu" not in data else _native_link_targets(data["arch"]),
         qemu_cpu=data.get("qemu_cpu", isa.qemu_cpu),
+        gpu=Gpu(**data["gpu"]) if "gpu" in data else None,
         clusters=tuple(
             Cluster(c["core"], tuple(c["cpus"]), c["max_mhz"], c["l1d_kib"], c["l2_kib"])
             for c in data.get("clusters", [])
         ),
         sources=tuple(data.get("sources", [])),
+    )
+
+
+def _generic_gpu(name: str) -> Profile:
+    """A GPU in an x86-64 machine, of which only the architecture is known: ``cuda:sm_80``."""
+    from edgec.targets.cuda.architectures import architecture
+
+    row = architecture(name.removeprefix("cuda:"))
+    host = load_profile("x86-64-v2")
+    return dataclasses.replace(
+        host,
+        name=name,
+        description=f"{row.name} GPU ({row.target}) in an x86-64 machine",
+        required_features=(),
+        link_targets=_native_link_targets(host.arch),
+        gpu=Gpu(row.capability, multiprocessors=16, max_mhz=0, memory_mib=0, bandwidth_gb_s=0.0),
+        sources=(),
     )
 
 

@@ -9,7 +9,7 @@ from tvm import relax, te, tirx
 from edgec.errors import UnsupportedError
 from edgec.targets.lowering import layouts, winograd
 from edgec.targets.lowering.attributes import integer, integers, text
-from edgec.targets.lowering.emitter import Emitter, Fusion, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_of, lowers, shape_of, static_shape
 from edgec.targets.lowering.scalars import Scalar, multiply
 
 __all__ = [
@@ -63,12 +63,12 @@ def conv(emitter: Emitter, node: ir.Node) -> None:
         result = _direct(emitter, x, weights, strides, dilations, pads, lanes)
     elif group == in_channels == out_channels:
         packed = emitter.const(layouts.pack_depthwise_weights(weights, lanes))
-        arguments = (emitter.blocked(x, lanes).var, packed, strides, dilations, pads)
+        arguments = (emitter.blocked(x, lanes).var, packed, strides, dilations, pads, emitter.product(weights.dtype))
         result = emitter.te(depthwise_blocked, *arguments, name="depthwise", fusion=Fusion.EPILOGUE)
     else:
         weights, group = merge_groups(weights, group, lanes)
         result = _blocked(emitter, emitter.blocked(x, lanes).var, weights, strides, dilations, pads, group)
-    result = add_bias(emitter, node, result, 1)
+    result = emitter.narrowed(add_bias(emitter, node, result, 1), weights.dtype)
     emitter.set_blocked(node.outputs[0], result, out_channels)
 
 
@@ -85,12 +85,13 @@ def add_bias(emitter: Emitter, node: ir.Node, result: relax.Expr, repeats: int) 
     bias, lanes = emitter.constant(node.inputs[2]), shape_of(result)[4]
     if bias is not None:
         packed = layouts.block_array(bias.reshape(1, -1, 1, 1), lanes)
-        addend = emitter.const(np.tile(packed, (1, repeats, 1, 1, 1)))
+        addend = emitter.const(np.tile(packed, (1, repeats, 1, 1, 1)).astype(dtype_of(result)))
     else:
         image = emitter.reshape(emitter.plain(node.inputs[2]), [1, shape_of(emitter.plain(node.inputs[2]))[0], 1, 1])
         addend = emitter.te(layouts.block, image, lanes)
         if repeats > 1:
             addend = emitter.emit(relax.op.tile(addend, (1, repeats, 1, 1, 1)))
+        addend = emitter.narrowed(addend, np.dtype(dtype_of(result)))
     return emitter.emit(relax.op.add(result, addend))
 
 
@@ -134,7 +135,8 @@ def _direct(
         if any(pads):  # few channels are copied quickly; conditions on single elements would stay in the inner loop
             source = emitter.te(pad_spatial, source, pads, 2, name="pad", fusion=Fusion.INJECTIVE)
         packed = emitter.const(layouts.pack_conv_weights(weights, lanes, in_channels))
-        return emitter.te(conv2d_plain_input, source, packed, strides, dilations, name="conv2d", fusion=Fusion.EPILOGUE)
+        arguments = (source, packed, strides, dilations, emitter.product(weights.dtype))
+        return emitter.te(conv2d_plain_input, *arguments, name="conv2d", fusion=Fusion.EPILOGUE)
     return _blocked(emitter, emitter.blocked(x, lanes).var, weights, strides, dilations, pads, 1)
 
 
@@ -154,7 +156,7 @@ def _blocked(
             return result
     lanes = shape_of(x)[4]
     packed = emitter.const(layouts.pack_conv_weights(weights, lanes, lanes))
-    arguments = (x, packed, strides, dilations, pads, group, weights.shape[1])
+    arguments = (x, packed, strides, dilations, pads, group, weights.shape[1], emitter.product(weights.dtype))
     return emitter.te(conv2d_blocked, *arguments, name="conv2d", fusion=Fusion.EPILOGUE)
 
 
@@ -224,12 +226,20 @@ def conv2d_blocked(
 
 
 def conv2d_plain_input(
-    x: te.Tensor, w: te.Tensor, strides: list[int], dilations: list[int], product: Scalar = multiply
+    x: te.Tensor,
+    w: te.Tensor,
+    strides: list[int],
+    dilations: list[int],
+    product: Scalar = multiply,
+    out_w: int | None = None,
 ) -> te.Tensor:
-    """First layer: x (N, I, H, W), already padded; w (O/o, 1, kh, kw, I, o) -> (N, O/o, H', W', o)."""
+    """First layer: x (N, I, H, W), already padded; w (O/o, 1, kh, kw, I, o) -> (N, O/o, H', W', o).
+
+    W' is ``out_w`` where rows are longer than that takes.
+    """
     n, channels, height, width = (int(s) for s in x.shape)
     out_blocks, _, kh, kw, _, lanes = (int(s) for s in w.shape)
-    out_h, out_w = _out(height, kh, strides[0], dilations[0]), _out(width, kw, strides[1], dilations[1])
+    out_h, out_w = _out(height, kh, strides[0], dilations[0]), out_w or _out(width, kw, strides[1], dilations[1])
     ic, ky, kx = _reduce_axes((channels, "ic"), (kh, "ky"), (kw, "kx"))
     return te.compute(
         (n, out_blocks, out_h, out_w, lanes),

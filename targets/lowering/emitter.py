@@ -21,6 +21,7 @@ from tvm import relax, te
 
 from edgec.errors import EdgecError, UnsupportedError
 from edgec.targets.lowering import layouts
+from edgec.targets.lowering.scalars import Scalar, multiply, multiply_in_float32
 
 if TYPE_CHECKING:
     from edgec.targets.profile import Profile
@@ -243,6 +244,15 @@ class Emitter:
             return function(*(next(remaining) if isinstance(arg, relax.Expr) else arg for arg in args))
 
         return self.builder.emit_te(kernel, *tensors, primfunc_name_hint=name or function.__name__, **attributes)
+
+    def product(self, dtype: np.dtype) -> Scalar:
+        """The product of two numbers that go into a sum: GPUs add products of float16 in float32."""
+        is_wide = self.profile.gpu is not None and dtype == np.float16
+        return multiply_in_float32 if is_wide else multiply
+
+    def narrowed(self, expr: relax.Expr, dtype: np.dtype) -> relax.Expr:
+        """The result of an operator in its own type."""
+        return expr if dtype_of(expr) == dtype.name else self.emit(relax.op.astype(expr, dtype.name))
 
     def set_plain(self, value: ir.Value, expr: relax.Expr) -> None:
         self._plain[_name(value)] = expr

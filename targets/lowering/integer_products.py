@@ -179,7 +179,7 @@ def _convolve_words(
     in_words = _channel_words(weights)
     packed = emitter.const(layouts.pack_conv_weights(in_words, BLOCK, BLOCK // layouts.WORD_BYTES))
     image = emitter.blocked(x, BLOCK).var
-    if any(pads) and emitter.profile.instruction_set.by_element:
+    if any(pads) and emitter.profile.by_element:
         image, pads = _stored_padding(emitter, image, pads, zero), [0, 0, 0, 0]
     words = emitter.words(image)
     settings = (strides, dilations, pads, group, in_words.shape[1], dot, fill)
@@ -197,26 +197,30 @@ def _convolve_plain(
     """A convolution of few channels in the plain layout, which are gathered into words.
 
     A word holds bytes of one column, or also of the next ones where that takes fewer words: the 25 bytes of a 5×5
-    window of one channel are 10 words instead of 25.
+    window of one channel are 10 words instead of 25. Rows are whole vectors where a CPU multiplies by their elements.
     """
     strides, dilations, pads = geometry
     inputs, kw = weights.shape[1], weights.shape[3]
     in_word = layouts.WORD_BYTES
     columns = min(1, math.lcm(inputs, in_word) // inputs, key=lambda n: -(-kw // n) * -(-n * inputs // in_word))
     image = emitter.reshape(emitter.plain(x), layouts.image_shape(shape_of(emitter.plain(x))))
+    width = shape_of(image)[3] + pads[1] + pads[3]
+    out_w = (width - (kw - 1) * dilations[1] - 1) // strides[1] + 1
+    whole = emitter.profile.lanes("int32") if emitter.profile.by_element and any(pads) else 1
     if columns == 1:  # gathered where they are computed
         fill = int(np.full(4, zero).astype(dot.data_dtype).view(np.int32)[0])
-        words = _copied(emitter, emitter.te(gather_words, image, 1, 1, 1, fusion=Fusion.INJECTIVE), pads, fill)
+        words = emitter.te(gather_words, image, 1, 1, 1, fusion=Fusion.INJECTIVE)
+        words = _copied(emitter, words, [*pads[:3], pads[3] + -width % whole], fill)
     else:
         taps, span = -(-kw // columns), columns * dilations[1]
         step = math.gcd(strides[1], span)
-        reach = (shape_of(image)[3] + pads[1] + pads[3] - (kw - 1) * dilations[1] - 1) // strides[1] * strides[1]
-        missing = reach + (taps * columns - 1) * dilations[1] + 1 - (shape_of(image)[3] + pads[1] + pads[3])
-        image = _copied(emitter, image, [*pads[:3], pads[3] + max(0, missing)], zero)
+        missing = max(0, (out_w - 1) * strides[1] + (taps * columns - 1) * dilations[1] + 1 - width)
+        words_of_row = (width + missing - (columns - 1) * dilations[1] - 1) // step + 1
+        image = _copied(emitter, image, [*pads[:3], pads[3] + missing + -words_of_row % whole * step], zero)
         words = emitter.te(gather_words, image, columns, dilations[1], step, fusion=Fusion.INJECTIVE)
         strides, dilations = [strides[0], strides[1] // step], [dilations[0], span // step]
     packed = layouts.pack_conv_weights(_window_words(weights, columns), BLOCK, shape_of(words)[1])
-    return _emit_conv(emitter, conv2d_plain_input, words, emitter.const(packed), strides, dilations, dot)
+    return _emit_conv(emitter, conv2d_plain_input, words, emitter.const(packed), strides, dilations, dot, out_w)
 
 
 def _copied(emitter: Emitter, image: relax.Expr, pads: list[int], fill: int) -> relax.Expr:
@@ -276,7 +280,7 @@ def _depthwise_words(
     out_w = (width + pads[1] + pads[3] - kw) // strides[1] + 1
     read = (-(-out_w // phases) - 1) * phases * strides[1] + 4 * count  # the last words may begin in the image only
     pads = [*pads[:3], max(pads[3], read - width - pads[1])]
-    if any(pads) and emitter.profile.instruction_set.by_element:
+    if any(pads) and emitter.profile.by_element:
         image, pads = _stored_padding(emitter, image, pads, zero), [0, 0, 0, 0]
     arguments = (image, emitter.const(packed), (out_h, out_w), strides, dilations, pads, dot, zero)
     return emitter.te(depthwise_words, *arguments, name="depthwise_integer", fusion=Fusion.EPILOGUE)

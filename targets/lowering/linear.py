@@ -37,7 +37,7 @@ def matmul(emitter: Emitter, node: ir.Node) -> None:
         left_shape, right_shape = shape_of(left), shape_of(right)
         left = emitter.reshape(left, [1, *left_shape] if len(left_shape) == 1 else left_shape)
         right = emitter.reshape(right, [*right_shape, 1] if len(right_shape) == 1 else right_shape)
-        result = emitter.te(batched_matmul, left, right, name="matmul", fusion=Fusion.EPILOGUE)
+        result = _batched(emitter, left, right)
     emitter.set_plain(node.outputs[0], emitter.reshape(result, out_shape))
 
 
@@ -59,7 +59,7 @@ def gemm(emitter: Emitter, node: ir.Node) -> None:
         y = emitter.plain(node.inputs[1])
         if integer(node, "transB", 0):
             y = emitter.emit(relax.op.permute_dims(y))
-        result = emitter.te(batched_matmul, x, y, name="matmul", fusion=Fusion.EPILOGUE)
+        result = _batched(emitter, x, y)
         result = _scaled(emitter, result, alpha)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = emitter.constant(node.inputs[2])
@@ -89,7 +89,15 @@ def _packed(emitter: Emitter, x: relax.Expr, matrix: np.ndarray | QuantizedMatri
     padded = np.pad(matrix, ((0, 0), (0, blocks * lanes - matrix.shape[1])))
     packed = emitter.const(layouts.pack_matrix(padded, lanes))
     assert dtype_of(x) == matrix.dtype.name
-    return emitter.te(packed_matmul, x, packed, matrix.shape[1], name="matmul", fusion=Fusion.EPILOGUE)
+    arguments = (x, packed, matrix.shape[1], emitter.product(matrix.dtype))
+    result = emitter.te(packed_matmul, *arguments, name="matmul", fusion=Fusion.EPILOGUE)
+    return emitter.narrowed(result, matrix.dtype)
+
+
+def _batched(emitter: Emitter, a: relax.Expr, b: relax.Expr) -> relax.Expr:
+    dtype = np.dtype(dtype_of(a))
+    product = emitter.te(batched_matmul, a, b, emitter.product(dtype), name="matmul", fusion=Fusion.EPILOGUE)
+    return emitter.narrowed(product, dtype)
 
 
 def _column_blocks(columns: int, lanes: int) -> int:
@@ -118,7 +126,7 @@ def packed_matmul(x: te.Tensor, w: te.Tensor, columns: int, product_of: Scalar =
     return te.compute((*leading, columns), lambda *i: product(*i), name="columns")
 
 
-def batched_matmul(a: te.Tensor, b: te.Tensor) -> te.Tensor:
+def batched_matmul(a: te.Tensor, b: te.Tensor, product_of: Scalar = multiply) -> te.Tensor:
     """Product of (..., M, K) and (..., K, N), the leading axes broadcast."""
     batch = np.broadcast_shapes([int(s) for s in a.shape[:-2]], [int(s) for s in b.shape[:-2]])
     k = te.reduce_axis((0, int(a.shape[-1])), "k")
@@ -129,7 +137,7 @@ def batched_matmul(a: te.Tensor, b: te.Tensor) -> te.Tensor:
 
     return te.compute(
         (*batch, int(a.shape[-2]), int(b.shape[-1])),
-        lambda *i: te.sum(a(*pick(a, i), i[-2], k) * b(*pick(b, i), k, i[-1]), axis=[k]),
+        lambda *i: te.sum(product_of(a(*pick(a, i), i[-2], k), b(*pick(b, i), k, i[-1])), axis=[k]),
         name="matmul",
         attrs={KERNEL: "matmul"},
     )

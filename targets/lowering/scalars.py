@@ -22,6 +22,7 @@ __all__ = [
     "in_float32",
     "log1p_unit",
     "multiply",
+    "multiply_in_float32",
     "sigmoid",
     "softplus",
     "tanh",
@@ -34,6 +35,11 @@ Scalar = Callable[..., tirx.Expr]
 def multiply(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """Their product in their own type."""
     return a * b
+
+
+def multiply_in_float32(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """The product of two float16, exact."""
+    return a.astype("float32") * b.astype("float32")
 
 
 # exp on |r| <= ln(2) / 2. Source: Cephes, expf.c (S. Moshier), with ln(2) split in two for the range reduction.

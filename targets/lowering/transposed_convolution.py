@@ -7,7 +7,6 @@ move puts them side by side. No multiplication with inserted zeros is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +71,7 @@ def conv_transpose(emitter: Emitter, node: ir.Node) -> None:
     pads = [rows.pads[0], columns.pads[0], rows.pads[1], columns.pads[1]]
     image = emitter.blocked(x, emitter.profile.lanes(stacked.dtype.name)).var
     result = _convolve(emitter, image, stacked, group, pads)
-    result = add_bias(emitter, node, result, rows.stride * columns.stride)
+    result = emitter.narrowed(add_bias(emitter, node, result, rows.stride * columns.stride), stacked.dtype)
     result = emitter.te(_interleave, result, rows, columns, out_sizes, name="interleave", fusion=Fusion.INJECTIVE)
     emitter.set_blocked(out, result, static_shape(out)[1])
 
@@ -127,12 +126,11 @@ def _convolve(emitter: Emitter, x: relax.Expr, stacked: np.ndarray, group: int, 
     lanes = shape_of(x)[4]
     if group > 1 and stacked.shape[2] == 1:
         packed = np.concatenate([layouts.pack_depthwise_weights(phase, lanes) for phase in stacked])
-        function: Callable[..., te.Tensor] = depthwise_blocked
-        name = "depthwise"
-    else:
-        packed = np.concatenate([layouts.pack_conv_weights(phase, lanes, lanes) for phase in stacked])
-        function, name = conv2d_blocked, "conv2d"
-    return emitter.te(function, x, emitter.const(packed), [1, 1], [1, 1], pads, name=name, fusion=Fusion.EPILOGUE)
+        arguments = (x, emitter.const(packed), [1, 1], [1, 1], pads, emitter.product(stacked.dtype))
+        return emitter.te(depthwise_blocked, *arguments, name="depthwise", fusion=Fusion.EPILOGUE)
+    packed = np.concatenate([layouts.pack_conv_weights(phase, lanes, lanes) for phase in stacked])
+    arguments = (x, emitter.const(packed), [1, 1], [1, 1], pads, 1, None, emitter.product(stacked.dtype))
+    return emitter.te(conv2d_blocked, *arguments, name="conv2d", fusion=Fusion.EPILOGUE)
 
 
 def _interleave(x: te.Tensor, rows: Phases, columns: Phases, out_sizes: list[int]) -> te.Tensor:

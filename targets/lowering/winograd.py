@@ -57,7 +57,7 @@ def convolution(emitter: Emitter, x: relax.Expr, weights: np.ndarray, pads: list
     out_h, out_w = height + pads[0] + pads[2] - 2, width + pads[1] + pads[3] - 2
     out_blocks = -(-weights.shape[0] // lanes)
     m = best_tile(n, in_blocks, out_blocks, out_h, out_w, lanes, weights.itemsize, group)
-    if m is None or weights.dtype.kind != "f":
+    if m is None or weights.dtype.kind != "f" or emitter.profile.gpu is not None:
         return None
     packed = pack_weights(weights, m, lanes)
     tiles = n * output_tiles(out_h, m) * output_tiles(out_w, m)

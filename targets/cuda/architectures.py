@@ -1,0 +1,89 @@
+"""What each NVIDIA architecture offers to a kernel: one row of a table each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgec.errors import UnsupportedError
+
+__all__ = ["ARCHITECTURES", "Architecture", "architecture"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A compute capability.
+
+    Attributes:
+        capability: As one integer: 87 for sm_87.
+        name: Of the generation.
+        toolkits: Major versions of the CUDA compilers that make code for it, newest first.
+        shared_bytes: Most shared memory that a block can ask for, in bytes.
+        resident_threads: Threads that a multiprocessor holds at once.
+    """
+
+    capability: int
+    name: str
+    toolkits: tuple[int, ...]
+    shared_bytes: int
+    resident_threads: int
+
+    @property
+    def target(self) -> str:
+        """Its name for a compiler, e.g. ``sm_87``."""
+        return f"sm_{self.capability}"
+
+    @property
+    def has_dot_product(self) -> bool:
+        """Whether four products of bytes are one instruction (PTX ISA, dp4a)."""
+        return self.capability >= 61
+
+    @property
+    def has_tensor_cores(self) -> bool:
+        """Whether there is ``mma`` with the fragments that the device code uses (PTX ISA, mma.m16n8k8)."""
+        return self.capability >= 75
+
+    @property
+    def has_async_copy(self) -> bool:
+        """Whether a thread can copy to shared memory without waiting, and tf32 exists (PTX ISA, cp.async)."""
+        return self.capability >= 80
+
+
+# CUDA C++ Programming Guide, "Compute Capabilities", technical specifications per compute capability; which compiler
+# serves which: release notes of CUDA 12.9 (Maxwell to Blackwell) and 13.0 (from Turing on, sm_110 instead of sm_101).
+ARCHITECTURES = {
+    row.capability: row
+    for row in (
+        Architecture(53, "Maxwell", (12,), 48 << 10, 2048),
+        Architecture(60, "Pascal", (12,), 48 << 10, 2048),
+        Architecture(61, "Pascal", (12,), 48 << 10, 2048),
+        Architecture(62, "Pascal", (12,), 48 << 10, 2048),
+        Architecture(70, "Volta", (12,), 96 << 10, 2048),
+        Architecture(72, "Volta", (12,), 96 << 10, 2048),
+        Architecture(75, "Turing", (13, 12), 64 << 10, 1024),
+        Architecture(80, "Ampere", (13, 12), 163 << 10, 2048),
+        Architecture(86, "Ampere", (13, 12), 99 << 10, 1536),
+        Architecture(87, "Ampere", (13, 12), 163 << 10, 1536),
+        Architecture(89, "Ada", (13, 12), 99 << 10, 1536),
+        Architecture(90, "Hopper", (13, 12), 227 << 10, 2048),
+        Architecture(100, "Blackwell", (13, 12), 227 << 10, 2048),
+        Architecture(110, "Blackwell", (13,), 227 << 10, 1536),
+        Architecture(120, "Blackwell", (13, 12), 99 << 10, 1536),
+    )
+}
+"""Compute capability -> its row."""
+
+
+def architecture(name: str) -> Architecture:
+    """The row of ``sm_87`` or the like.
+
+    Raises:
+        UnsupportedError: There is none.
+    """
+    digits = name.removeprefix("sm_")
+    row = ARCHITECTURES.get(int(digits)) if digits.isdecimal() else None
+    if row is None or not name.startswith("sm_"):
+        raise UnsupportedError(
+            f"unknown GPU architecture '{name}'",
+            fix="choose one of " + ", ".join(known.target for known in ARCHITECTURES.values()),
+        )
+    return row

@@ -1,0 +1,141 @@
+"""A scheduled kernel becomes CUDA C, by TVM's generator, and from there machine code of one or more GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.ir import PointerType, PrimType
+from tvm.target import Target
+from tvm_ffi.structural import structural_walk
+
+from edgec.targets.cuda.architectures import Architecture
+from edgec.targets.cuda.intrinsics import lower_to_cuda
+from edgec.targets.cuda.kernels import DeviceKernel
+from edgec.targets.cuda.nvrtc import find_compiler
+
+__all__ = ["DeviceSource", "compile_source", "cuda_target", "device_source"]
+
+_LAUNCHED_BY_DEVICE = 2  # tvm::CallingConv::kDeviceKernelLaunch
+
+
+@dataclass(frozen=True)
+class DeviceSource:
+    """CUDA C of one kernel, and how it is launched."""
+
+    symbol: str
+    text: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+
+
+def cuda_target(row: Architecture) -> Target:
+    """The architecture as a TVM target."""
+    return Target(
+        {
+            "kind": "cuda",
+            "arch": row.target,
+            "max_threads_per_block": 1024,
+            "thread_warp_size": 32,
+            "max_shared_memory_per_block": 48 << 10,
+        }
+    )
+
+
+def device_source(function: tirx.PrimFunc, symbol: str, row: Architecture) -> DeviceSource:
+    """The CUDA C function ``symbol(T *arg0, T *arg1, ...)`` of a kernel whose loops are bound to blocks and threads."""
+    target = cuda_target(row)
+    host = Target({"kind": "llvm"})
+    module = tvm.IRModule({symbol: function.with_attr({"global_symbol": symbol, "tirx.noalias": True})})
+    module = tirx.transform.BindTarget(target.with_host(host))(module)
+    module = tvm.transform.Sequential(_PHASES)(module)
+    lowered = module[symbol]
+    extents = _thread_extents(lowered)
+    code = tvm.get_global_func("target.build.cuda")(module, target).inspect_source("cuda")
+    _, opening, body = code.partition('extern "C" __global__')
+    grid, block = (tuple(extents.get(f"{level}.{axis}", 1) for axis in "xyz") for level in ("blockIdx", "threadIdx"))
+    return DeviceSource(symbol, f"{_prelude()}\n{opening}{body}", grid, block)  # type: ignore[arg-type]
+
+
+def compile_source(source: DeviceSource, rows: Iterable[Architecture]) -> DeviceKernel:
+    """Machine code of a kernel for each architecture.
+
+    Raises:
+        UnsupportedError: There is no compiler for one.
+        EdgecError: The compiler refuses the source.
+    """
+    images = tuple(find_compiler(row).compile(source.text, row) for row in rows)
+    return DeviceKernel(source.symbol, images, source.grid, source.block)
+
+
+def _thread_extents(function: tirx.PrimFunc) -> dict[str, int]:
+    """Extents by name of the thread axis; axes that kernels repeat have one extent."""
+    extents: dict[str, int] = {}
+
+    def visit(node: tirx.AttrStmt) -> None:
+        if node.attr_key == "thread_extent":
+            extents[str(node.node.thread_tag)] = int(node.value)
+
+    structural_walk(function.body, (tirx.AttrStmt, visit))
+    return extents
+
+
+@tirx.transform.prim_func_pass(opt_level=0)  # type: ignore[untyped-decorator]
+def _plain_arguments(function: tirx.PrimFunc, _module: object, _context: object) -> tirx.PrimFunc:
+    """Buffers become bare pointers in the order of the arguments, and the function the kernel itself."""
+    params, declarations = [], []
+    for buffer in function.params:
+        pointer = tirx.Var(f"{buffer.name}_ptr", PointerType(PrimType(str(buffer.dtype)), "global"))
+        params.append(pointer)
+        declarations.append(tirx.DeclBuffer(buffer, data=pointer))
+    plain = tirx.PrimFunc(params, tirx.SeqStmt([*declarations, function.body]), attrs=function.attrs)
+    return plain.with_attr({"calling_conv": _LAUNCHED_BY_DEVICE, "tirx.is_global_func": True})
+
+
+@cache
+def _prelude() -> str:
+    return (resources.files("edgec.targets.cuda.device") / "prelude.cuh").read_text()
+
+
+# The GPU part of TVM's own pipeline (tvm/s_tir/pipeline.py of 0.27), with our arguments instead of a host function.
+_PHASES = [
+    s_tir.transform.CanonicalizeLoop(),
+    s_tir.transform.LowerCrossThreadReduction(),
+    s_tir.transform.LowerInitBlock(),
+    s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+    s_tir.transform.ConvertBlocksToOpaque(),
+    s_tir.transform.LiftThreadBinding(),
+    s_tir.transform.CompactBufferAllocation(),
+    s_tir.transform.UnifyThreadBinding(),
+    s_tir.transform.LowerMatchBuffer(),
+    tirx.transform.StmtSimplify(),
+    s_tir.transform.AnnotateIrregularLoop(),
+    s_tir.transform.LowerOpaqueBlock(),
+    tirx.transform.FlattenBuffer(),
+    tirx.transform.NarrowDataType(32),
+    s_tir.transform.LoopPartition(),
+    tirx.transform.VectorizeLoop(True),
+    tirx.transform.StorageRewrite(),
+    s_tir.transform.HoistIfThenElse(),
+    tirx.transform.UnrollLoop(),
+    s_tir.transform.RenormalizeSplitPattern(),
+    tirx.transform.StmtSimplify(),
+    tirx.transform.RemoveNoOp(),
+    s_tir.transform.RewriteUnsafeSelect(),
+    lower_to_cuda,
+    tirx.transform.CommonSubexprElim(),
+    tirx.transform.VerifyMemory(),
+    s_tir.transform.ThreadSync("shared"),
+    s_tir.transform.ThreadSync("shared.dyn"),
+    s_tir.transform.ThreadSync("warp"),
+    s_tir.transform.LowerThreadAllreduce(),
+    s_tir.transform.MergeSharedMemoryAllocations(),
+    _plain_arguments,
+    tirx.transform.LowerWarpMemory(),
+    tirx.transform.StmtSimplify(),
+    tirx.transform.LowerIntrin(),
+]

@@ -1,0 +1,51 @@
+"""What becomes of edgec's own operators (:mod:`edgec.targets.intrinsics`) on a GPU: a function of the prelude each."""
+
+from __future__ import annotations
+
+from tvm import ir, prim, tirx
+from tvm_ffi.structural import structural_map
+
+from edgec.targets.intrinsics import DOT_PRODUCTS
+
+__all__ = ["lower_to_cuda"]
+
+_FUNCTIONS = {
+    "edgec.nearest_integer": "__float2int_rn",
+    "edgec.to_int8": "edgec_to_int8",
+    "edgec.to_uint8": "edgec_to_uint8",
+    "edgec.word_of": "edgec_word_of",
+}
+
+_ROUNDED = "edgec.rounded"
+_DOT = DOT_PRODUCTS["dp4a"].operator
+
+# The compiler contracts products and sums unless they are written as these (CUDA Math API, single precision).
+_UNCONTRACTED = {prim.Add: "__fadd_rn", prim.Sub: "__fsub_rn", prim.Mul: "__fmul_rn"}
+
+
+@tirx.transform.prim_func_pass(opt_level=0)  # type: ignore[untyped-decorator]
+def lower_to_cuda(function: tirx.PrimFunc, _module: object, _context: object) -> tirx.PrimFunc:
+    """Replace the operators by calls."""
+    body = structural_map(function.body, (prim.Add, _sum))
+    return function.with_body(structural_map(body, (ir.Call, _call)))
+
+
+def _sum(node: prim.Add) -> prim.Expr:
+    """A dot product and what it is added to are one instruction."""
+    if not (isinstance(node.b, ir.Call) and getattr(node.b.op, "name", "") == _DOT):
+        return node
+    return tirx.call_pure_extern(str(node.ty.dtype), "edgec_dot4", *node.b.args, node.a)
+
+
+def _call(node: ir.Call) -> prim.Expr:
+    name = getattr(node.op, "name", "")
+    if name not in (_DOT, _ROUNDED, *_FUNCTIONS):
+        return node
+    dtype = str(node.ty.dtype)
+    if name == _DOT:
+        return tirx.call_pure_extern(dtype, "edgec_dot4", *node.args, tirx.const(0, dtype))
+    if name == _ROUNDED:
+        (x,) = node.args
+        exact = _UNCONTRACTED.get(type(x))
+        return x if exact is None else tirx.call_pure_extern(dtype, exact, x.a, x.b)
+    return tirx.call_pure_extern(dtype, _FUNCTIONS[name], *node.args)

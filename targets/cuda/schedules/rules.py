@@ -1,0 +1,40 @@
+"""The list of GPU schedule rules, tried in order until one takes the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tvm
+from tvm import tirx
+from tvm.s_tir import Schedule
+
+from edgec.errors import UnsupportedError
+from edgec.targets.cuda.architectures import Architecture
+from edgec.targets.cuda.schedules import reduction, window
+from edgec.targets.lowering.recurrent import WRITTEN_OUT
+from edgec.targets.schedules.choice import Chooser, default_choice
+
+__all__ = ["RULES", "schedule_kernel"]
+
+Rule = Callable[[Schedule, Architecture, Chooser], Schedule | None]
+
+# A rule returns None when the kernel is not its own.
+RULES: tuple[Rule, ...] = (window.schedule, reduction.schedule)
+
+
+def schedule_kernel(function: tirx.PrimFunc, row: Architecture, choose: Chooser = default_choice) -> tirx.PrimFunc:
+    """The kernel with its loops bound to blocks and threads of a GPU.
+
+    Raises:
+        UnsupportedError: It has loops that no rule binds.
+    """
+    if WRITTEN_OUT in function.attrs:
+        raise UnsupportedError(
+            "recurrent layers are not supported on GPUs yet", fix="compile for the board's CPU, e.g. --target aarch64"
+        )
+    module = tvm.IRModule({"main": function})
+    for rule in RULES:
+        scheduled = rule(Schedule(module), row, choose)
+        if scheduled is not None:
+            return scheduled.mod["main"]
+    raise AssertionError("the last rule takes every kernel")
