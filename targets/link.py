@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -41,7 +41,15 @@ class Artifact:
     headers: tuple[Path, ...]
 
 
-def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profile: Profile, folder: Path) -> Artifact:
+def link(
+    model: str,
+    driver: str,
+    objects: Sequence[Path],
+    params: bytes,
+    profile: Profile,
+    folder: Path,
+    images: Mapping[str, bytes] | None = None,
+) -> Artifact:
     """Write the shared library, the static library with its headers, and the runner into ``folder``.
 
     Args:
@@ -51,13 +59,15 @@ def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profil
         params: Parameters; embedded in the runner, and given to the libraries as a file or pointer.
         profile: The target.
         folder: Existing folder, absolute; receives the files and a ``build`` folder with the intermediate ones.
+        images: The code of a GPU's kernels by C symbol; None for a model that runs on the CPU.
     """
     runtime = Path(str(resources.files("edgec.targets.runtime")))
     build = folder / "build"
     build.mkdir(exist_ok=True)
     source = build / "model.c"
     source.write_text(driver)
-    core = _runtime_sources(runtime)
+    core = [*_runtime_sources(runtime, images), *_image_sources(images, build / "images")]
+    system = _system_libraries(images)
     library_target = profile.link_targets["library"]
     library, executable = folder / f"lib{model}.so", folder / f"{model}_runner"
     static = folder / f"lib{model}.a"
@@ -69,7 +79,7 @@ def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profil
         exports.write_text(_EXPORTS)
         flags = ["-target", library_target, *_FLAGS, "-fPIC", "-shared", "-s", "-Wl,-soname," + library.name]
         flags.append(f"-Wl,--version-script={exports}")
-        _zig(["cc", *flags, *include, *map(str, [source, *core]), *kernels, "-lm", "-lpthread", "-o", str(library)])
+        _zig(["cc", *flags, *include, *map(str, [source, *core]), *kernels, *system, "-o", str(library)])
 
     def static_library() -> None:
         flags = ["-target", library_target, *_FLAGS, "-fPIC", "-DEDGEC_STATIC_LIBRARY", "-c"]
@@ -80,7 +90,7 @@ def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profil
         _zig(["ar", "rcsD", str(static), *archive_objects, *kernels])
 
     def runner() -> None:
-        link_runner(model, driver, objects, params, profile, folder)
+        link_runner(model, driver, objects, params, profile, folder, images)
 
     with ThreadPoolExecutor() as pool:
         for job in [pool.submit(task) for task in (shared_library, runner, static_library)]:
@@ -96,7 +106,13 @@ def link(model: str, driver: str, objects: Sequence[Path], params: bytes, profil
 
 
 def link_runner(
-    model: str, driver: str, objects: Sequence[Path], params: bytes, profile: Profile, folder: Path
+    model: str,
+    driver: str,
+    objects: Sequence[Path],
+    params: bytes,
+    profile: Profile,
+    folder: Path,
+    images: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write the self-contained executable ``<model>_runner`` into ``folder``; arguments as for :func:`link`."""
     runtime = Path(str(resources.files("edgec.targets.runtime")))
@@ -105,18 +121,50 @@ def link_runner(
     source, executable = build / "runner_model.c", folder / f"{model}_runner"
     source.write_text(driver)
     (build / "params.bin").write_bytes(params)
-    target = profile.link_targets["runner"]
+    # A static program cannot open the GPU's driver.
+    target = profile.link_targets["runner" if images is None else "library"]
     embedded = _embedded_params(build / "params.bin", params, runtime, target) if params else []
     flags = ["-target", target, *_FLAGS, "-s", *(["-static"] if "musl" in target else []), "-I", str(runtime)]
-    sources = [source, *_runtime_sources(runtime), *sorted(runtime.glob("runner*.c"))]
-    files = [*map(str, [*sources, *embedded, *objects]), "-lm", "-lpthread"]
+    sources = [source, *_runtime_sources(runtime, images), *_image_sources(images, build / "runner_images")]
+    sources += sorted(runtime.glob("runner*.c"))
+    files = [*map(str, [*sources, *embedded, *objects]), *_system_libraries(images)]
     _zig(["cc", *flags, *files, "-o", str(executable)])
     return executable
 
 
-def _runtime_sources(runtime: Path) -> list[Path]:
+def _runtime_sources(runtime: Path, images: Mapping[str, bytes] | None) -> list[Path]:
     """The C files that every form of the artifact has."""
-    return sorted(p for p in runtime.glob("*.c") if not p.name.startswith(("runner", "embedded_params")))
+    core = sorted(p for p in runtime.glob("*.c") if not p.name.startswith(("runner", "embedded_params")))
+    return core if images is None else core + sorted(runtime.glob("cuda/*.c"))
+
+
+def _system_libraries(images: Mapping[str, bytes] | None) -> list[str]:
+    return ["-lm", "-lpthread", *(["-ldl"] if images is not None else [])]
+
+
+def _image_sources(images: Mapping[str, bytes] | None, folder: Path) -> list[Path]:
+    """A C file that embeds the images; hashes in it make it differ when they do, as zig's cache does not see them."""
+    if not images:
+        return []
+    folder.mkdir(exist_ok=True)
+    text = "/* The code of the GPU's kernels. */\n"
+    for symbol, content in images.items():
+        file = folder / f"{symbol}.bin"
+        file.write_bytes(content)
+        directives = [
+            '.pushsection .rodata.edgec_images, "a"',
+            ".balign 64",
+            f".globl {symbol}",
+            f".hidden {symbol}",
+            f"{symbol}:",
+            f'.incbin "{file}"',
+            ".popsection",
+        ]
+        lines = "\n".join('        "{}\\n"'.format(line.replace('"', '\\"')) for line in directives)
+        text += f"\n/* SHA-256 {sha256(content).hexdigest()} */\n__asm__(\n{lines});\n"
+    source = folder / "device_images.c"
+    source.write_text(text)
+    return [source]
 
 
 def _embedded_params(file: Path, params: bytes, runtime: Path, target: str) -> list[str]:

@@ -1,0 +1,86 @@
+"""A small plan with two kernels, all kinds of places and a copy; what it computes; building it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edgec.targets.cuda.kernels import DeviceImage, DeviceKernel
+from edgec.targets.cuda.program import DeviceProgram, device_program
+from edgec.targets.link import Artifact, link
+from edgec.targets.lowering.plan import KernelCall, Place, PlacedBuffer, Plan, TensorSpec
+from edgec.targets.profile import load_profile
+
+SHAPE = (5, 7)
+BYTES = 4 * 35
+A = np.linspace(-2, 3, 35, dtype=np.float32).reshape(SHAPE)
+B = np.linspace(7, 5, 35, dtype=np.float32).reshape(SHAPE)
+PARAMS = A.tobytes() + bytes(192 - BYTES) + B.tobytes()
+X = np.linspace(-1, 1, 35, dtype=np.float32).reshape(SHAPE)
+U = np.linspace(4, 9, 35, dtype=np.float32).reshape(SHAPE)
+SAMPLE = X.tobytes() + U.tobytes()
+HOST = {"x86_64": "x86-64-v2", "aarch64": "aarch64"}
+
+
+def _place(place: Place, position: int, offset: int = 0) -> PlacedBuffer:
+    return PlacedBuffer(place, position, "float32", offset)
+
+
+def plan() -> Plan:
+    """``t = a x + b, y = t + u``, ``w`` is ``y + t`` and then ``a u + b``, and ``copy`` is ``y``."""
+    a, b = _place(Place.PARAMS, 0), _place(Place.PARAMS, 192)
+    x, u, t, y = (_place(p, i) for p, i in ((Place.INPUT, 0), (Place.INPUT, 1), (Place.ARENA, 64), (Place.OUTPUT, 0)))
+    kernels: Mapping[str, object] = dict.fromkeys(("affine", "add", "add_too"))
+    return Plan(
+        inputs=(TensorSpec("x", SHAPE, "float32"), TensorSpec("u", SHAPE, "float32")),
+        outputs=(
+            TensorSpec("y", SHAPE, "float32"),
+            TensorSpec("w", (2, *SHAPE), "float32"),
+            TensorSpec("copy", SHAPE, "float32"),
+        ),
+        calls=(
+            KernelCall("affine", (a, x, b, t)),
+            KernelCall("add", (t, u, y)),
+            KernelCall("add_too", (y, t, _place(Place.OUTPUT, 1))),
+            KernelCall("affine", (a, u, b, _place(Place.OUTPUT, 1, BYTES))),
+            KernelCall("copy_output", (y, _place(Place.OUTPUT, 2))),
+        ),
+        kernels=kernels,  # type: ignore[arg-type]
+        params=PARAMS,
+        arena_size_bytes=64 + BYTES,
+        arena_bound_bytes=BYTES,
+    )
+
+
+def expected(x: np.ndarray = X, u: np.ndarray = U) -> bytes:
+    """The outputs for one sample, one after the other."""
+    t = A * x + B
+    y = t + u
+    return b"".join(part.astype(np.float32).tobytes() for part in (y, y + t, A * u + B, y))
+
+
+def image(architecture: int, kind: str = "cubin") -> DeviceImage:
+    """Text that the stub driver takes for code of both kernels."""
+    entries = "".join(
+        f".visible .entry {name}({', '.join(f'.param .u64 {name}_{i}' for i in range(count))})\n"
+        for name, count in (("affine", 4), ("add", 3))
+    )
+    content = f".version 6.4\n.target sm_{architecture}\n{entries}".encode() + b"\0" * (kind == "cubin")
+    return DeviceImage(architecture, kind, content)  # type: ignore[arg-type]
+
+
+IMAGES = (image(87), image(80), image(53, "ptx"), image(72, "ptx"))
+
+
+def program(images: tuple[DeviceImage, ...] = IMAGES) -> DeviceProgram:
+    affine = DeviceKernel("affine", images, (2, 1, 1), (32, 1, 1), 65536)
+    add = DeviceKernel("add", images, (3, 2, 1), (4, 2, 1))
+    return device_program("demo", plan(), {"affine": affine, "add": add, "add_too": add}, ())
+
+
+def build(folder: Path, arch: str, images: tuple[DeviceImage, ...] = IMAGES) -> Artifact:
+    made = program(images)
+    folder.mkdir(exist_ok=True)
+    return link("demo", made.source, [], PARAMS, load_profile(HOST[arch]), folder, made.images)
