@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from edgec.passes import PassReport
     from edgec.quantization import Quantization
     from edgec.samples import SampleSource
+    from edgec.targets.cuda.kernels import DeviceKernel
     from edgec.targets.lowering import Plan
     from edgec.targets.object_store import ObjectStore
     from edgec.targets.profile import Profile
@@ -68,6 +69,7 @@ class Compilation:
     factors: Mapping[bytes, tuple[int, list[str]]] = field(default_factory=dict)
     plan: Plan = field(init=False)
     objects: list[Path] = field(default_factory=list)
+    device_kernels: dict[str, DeviceKernel] = field(default_factory=dict)
     symbols: dict[str, str] = field(default_factory=dict)
     tuned: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -199,8 +201,9 @@ def plan(c: Compilation) -> None:
 
 
 def build_kernels(c: Compilation) -> None:
-    """TensorIR -> scheduled -> one object file per distinct kernel."""
+    """TensorIR -> scheduled -> one object file per distinct kernel, or code of the GPU."""
     from edgec.targets import kernel_cache
+    from edgec.targets.cuda.kernels import DeviceKernel
     from edgec.targets.tuning import Recorded, cpu_key
 
     folder = c.subfolder("objects")
@@ -220,9 +223,12 @@ def build_kernels(c: Compilation) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(build, names))
     for same, (built, recorded) in zip(names.values(), results, strict=True):
-        path = folder / f"{built.symbol}.o"
-        path.write_bytes(built.content)
-        c.objects.append(path)
+        if c.profile.gpu is None:
+            path = folder / f"{built.symbol}.o"
+            path.write_bytes(built.content)
+            c.objects.append(path)
+        else:
+            c.device_kernels.update(dict.fromkeys(same, DeviceKernel.unpacked(built.content)))
         c.symbols.update(dict.fromkeys(same, built.symbol))
         if recorded.record is not None:
             c.tuned += same
@@ -236,11 +242,17 @@ def link(c: Compilation) -> None:
     """Objects + generated driver + runtime -> libraries and runner."""
     from edgec.targets import driver
     from edgec.targets import link as linker
+    from edgec.targets.cuda.program import device_program
 
-    c.driver = driver.driver_source(c.name, c.plan, c.profile.required_features, c.symbols)
+    images = None
+    if c.profile.gpu is None:
+        c.driver = driver.driver_source(c.name, c.plan, c.profile.required_features, c.symbols)
+    else:
+        program = device_program(c.name, c.plan, c.device_kernels, c.profile.required_features)
+        c.driver, images = program.source, program.images
     c.dump.text("driver", "c", lambda: c.driver)
     folder = c.subfolder("lib")
-    linker.link(c.name, c.driver, c.objects, c.plan.params, c.profile, folder)
+    linker.link(c.name, c.driver, c.objects, c.plan.params, c.profile, folder, images)
     (folder / "model.c").write_text(c.driver)
     (c.subfolder("params") / "params.bin").write_bytes(c.plan.params)
 

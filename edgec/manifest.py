@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -26,9 +27,7 @@ __all__ = ["graph_inputs", "seal_bundle", "target_row", "tensor_infos"]
 def seal_bundle(c: Compilation) -> Bundle:
     """Clear away intermediate files and seal the rest with a manifest."""
     for intermediate in ("objects", "lib/build"):
-        for path in (c.root / intermediate).iterdir():
-            path.unlink()
-        (c.root / intermediate).rmdir()
+        shutil.rmtree(c.root / intermediate)
     from edgec.targets.lowering import call_layers, plan_work
 
     report = {
@@ -37,10 +36,11 @@ def seal_bundle(c: Compilation) -> Bundle:
             for r in c.reports
             if r.changed
         ],
-        "kernels": len(c.objects),
+        "kernels": len(set(c.symbols.values())),
         "steps": len(c.plan.calls),
         "work": [asdict(work) for work in plan_work(c.plan)],
         "layers": call_layers(c.plan, c.factors),
+        **({"device_code": _device_code(c)} if c.device_kernels else {}),
     }
     (c.subfolder("reports") / "compile.json").write_text(json.dumps(report, indent=2) + "\n")
     return seal(
@@ -76,6 +76,28 @@ def _recipe(c: Compilation) -> dict[str, object]:
     return {"precision": "int8", "float_islands": float_islands(c.integers)}
 
 
+def _device_code(c: Compilation) -> list[dict[str, object]]:
+    """Each kernel of a GPU model: how it is launched, and what it takes there."""
+    return [
+        {
+            "kernel": name,
+            "grid": list(kernel.grid),
+            "block": list(kernel.block),
+            "dynamic_shared_bytes": kernel.dynamic_shared_bytes,
+            "images": [
+                {
+                    "kind": image.kind,
+                    "architecture": f"sm_{image.architecture}",
+                    "size_bytes": len(image.content),
+                    **(asdict(image.resources) if image.resources else {}),
+                }
+                for image in kernel.images
+            ],
+        }
+        for name, kernel in sorted(c.device_kernels.items())
+    ]
+
+
 def target_row(profile: Profile) -> dict[str, object]:
     """What a bundle's manifest says about its target."""
     return {
@@ -88,6 +110,7 @@ def target_row(profile: Profile) -> dict[str, object]:
         "link_targets": profile.link_targets,
         "qemu_cpu": profile.qemu_cpu,
         "big_cpus": list(profile.big_cpus),
+        **({} if profile.gpu is None else {"gpu": asdict(profile.gpu)}),
     }
 
 

@@ -15,10 +15,13 @@ import tvm
 from tvm import tirx
 
 from edgec.files import temporary_folder
+from edgec.targets import schedules
+from edgec.targets.cuda import schedules as cuda_schedules
+from edgec.targets.cuda.architectures import ARCHITECTURES
+from edgec.targets.cuda.device_code import compile_source, device_source
 from edgec.targets.kernel_object import build_kernel
 from edgec.targets.object_store import ObjectStore
 from edgec.targets.profile import Profile
-from edgec.targets.schedules import schedule_kernel
 from edgec.targets.schedules.choice import Choice, Chooser, Site, default_choice
 
 __all__ = ["BuiltKernel", "build", "kernel_key"]
@@ -29,7 +32,7 @@ _NOT_IN_KERNELS = ("name", "description", "required_features", "link_targets", "
 
 @dataclass(frozen=True)
 class BuiltKernel:
-    """An object file in memory, and the C function in it."""
+    """An object file in memory (of a GPU: a packed `DeviceKernel`), and the function in it."""
 
     symbol: str
     content: bytes
@@ -79,9 +82,11 @@ def build(
         return choice
 
     # The canonical one: debug sections hold the names of arguments, and every model is to get the same file.
-    scheduled = schedule_kernel(tvm.ir.load_json(_canonical_text(function)), profile, remember)
+    canonical = tvm.ir.load_json(_canonical_text(function))
+    on_gpu = profile.gpu is not None
+    scheduled = (cuda_schedules if on_gpu else schedules).schedule_kernel(canonical, profile, remember)
     object_key = _hash(key, json.dumps(choice, sort_keys=True))
-    content = _object_file(scheduled, _symbol(object_key), profile)
+    content = (_device_code if on_gpu else _object_file)(scheduled, _symbol(object_key), profile)
     if store is not None:
         store.write(object_key, content)
         store.write(site_key, json.dumps(site and dataclasses.asdict(site)).encode())
@@ -107,6 +112,12 @@ def _object_file(scheduled: tirx.PrimFunc, symbol: str, profile: Profile) -> byt
         file = Path(folder) / "kernel.o"
         build_kernel(scheduled, symbol, profile).write_to_file(str(file), "o")
         return file.read_bytes()
+
+
+def _device_code(scheduled: tirx.PrimFunc, symbol: str, profile: Profile) -> bytes:
+    assert profile.gpu is not None
+    row = ARCHITECTURES[profile.gpu.capability]
+    return compile_source(device_source(scheduled, symbol, row), [row]).packed()
 
 
 def _canonical_text(function: tirx.PrimFunc) -> str:
@@ -148,6 +159,6 @@ def _sources(folder: Traversable, prefix: str = "") -> list[tuple[str, Traversab
     for entry in folder.iterdir():
         if entry.is_dir():
             found += _sources(entry, f"{prefix}{entry.name}/")
-        elif entry.name.endswith(".py"):
+        elif entry.name.endswith((".py", ".cuh")):
             found.append((prefix + entry.name, entry))
     return found

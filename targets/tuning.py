@@ -113,7 +113,9 @@ class Records:
 
 
 def cpu_key(profile: Profile) -> str:
-    """LLVM's name of the CPU and the instruction set, e.g. ``cortex-a76/neon-dotprod``."""
+    """LLVM's name of the CPU and the instruction set, e.g. ``cortex-a76/neon-dotprod``; or the GPU: ``sm_87``."""
+    if profile.gpu is not None:
+        return f"sm_{profile.gpu.capability}"
     return f"{profile.llvm_cpu}/{profile.instruction_set.name}"
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tvm.target import Target
+
 from edgec.errors import UnsupportedError
 
-__all__ = ["ARCHITECTURES", "Architecture", "architecture"]
+__all__ = ["ARCHITECTURES", "Architecture", "architecture", "cuda_target"]
 
 
 @dataclass(frozen=True)
@@ -87,3 +89,16 @@ def architecture(name: str) -> Architecture:
             fix="choose one of " + ", ".join(known.target for known in ARCHITECTURES.values()),
         )
     return row
+
+
+def cuda_target(row: Architecture) -> Target:
+    """The architecture as a TVM target."""
+    return Target(
+        {
+            "kind": "cuda",
+            "arch": row.target,
+            "max_threads_per_block": 1024,
+            "thread_warp_size": 32,
+            "max_shared_memory_per_block": 48 << 10,
+        }
+    )

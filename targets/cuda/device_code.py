@@ -13,12 +13,12 @@ from tvm.ir import PointerType, PrimType
 from tvm.target import Target
 from tvm_ffi.structural import structural_walk
 
-from edgec.targets.cuda.architectures import Architecture
+from edgec.targets.cuda.architectures import Architecture, cuda_target
 from edgec.targets.cuda.intrinsics import lower_to_cuda
 from edgec.targets.cuda.kernels import DeviceKernel
 from edgec.targets.cuda.nvrtc import find_compiler
 
-__all__ = ["DeviceSource", "compile_source", "cuda_target", "device_source"]
+__all__ = ["DeviceSource", "compile_source", "device_source"]
 
 _LAUNCHED_BY_DEVICE = 2  # tvm::CallingConv::kDeviceKernelLaunch
 
@@ -31,19 +31,6 @@ class DeviceSource:
     text: str
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
-
-
-def cuda_target(row: Architecture) -> Target:
-    """The architecture as a TVM target."""
-    return Target(
-        {
-            "kind": "cuda",
-            "arch": row.target,
-            "max_threads_per_block": 1024,
-            "thread_warp_size": 32,
-            "max_shared_memory_per_block": 48 << 10,
-        }
-    )
 
 
 def device_source(function: tirx.PrimFunc, symbol: str, row: Architecture) -> DeviceSource:

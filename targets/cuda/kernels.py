@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import base64
+import json
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 __all__ = ["DeviceImage", "DeviceKernel", "Resources"]
@@ -60,3 +62,25 @@ class DeviceKernel:
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     dynamic_shared_bytes: int = 0
+
+    def packed(self) -> bytes:
+        """All of it as text that :meth:`unpacked` reads."""
+        fields = asdict(self)
+        for image in fields["images"]:
+            image["content"] = base64.b64encode(image["content"]).decode()
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def unpacked(cls, content: bytes) -> DeviceKernel:
+        fields = json.loads(content)
+        images = tuple(
+            DeviceImage(
+                image["architecture"],
+                image["kind"],
+                base64.b64decode(image["content"]),
+                image["resources"] and Resources(**image["resources"]),
+            )
+            for image in fields["images"]
+        )
+        grid, block = tuple(fields["grid"]), tuple(fields["block"])
+        return cls(fields["symbol"], images, grid, block, fields["dynamic_shared_bytes"])

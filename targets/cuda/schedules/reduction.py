@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tvm.s_tir import Schedule, dlight
-from tvm.target import Target
 
-from edgec.targets.cuda.architectures import Architecture
+from edgec.targets.cuda.architectures import ARCHITECTURES, cuda_target
+from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Chooser
 
 __all__ = ["schedule"]
@@ -13,9 +13,10 @@ __all__ = ["schedule"]
 _RULES = (dlight.gpu.Reduction, dlight.gpu.GeneralReduction, dlight.gpu.Fallback)
 
 
-def schedule(sch: Schedule, row: Architecture, _choose: Chooser) -> Schedule | None:
+def schedule(sch: Schedule, profile: Profile, _choose: Chooser) -> Schedule | None:
     """Schedule any kernel; the last rule of the list."""
-    target = Target({"kind": "cuda", "arch": row.target, "max_threads_per_block": 1024, "thread_warp_size": 32})
+    assert profile.gpu is not None
+    target = cuda_target(ARCHITECTURES[profile.gpu.capability])
     function = sch.mod["main"].with_attr("target", target)
     with target:
         for rule in _RULES:

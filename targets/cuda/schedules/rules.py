@@ -9,20 +9,20 @@ from tvm import tirx
 from tvm.s_tir import Schedule
 
 from edgec.errors import UnsupportedError
-from edgec.targets.cuda.architectures import Architecture
 from edgec.targets.cuda.schedules import reduction, window
 from edgec.targets.lowering.recurrent import WRITTEN_OUT
+from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Chooser, default_choice
 
 __all__ = ["RULES", "schedule_kernel"]
 
-Rule = Callable[[Schedule, Architecture, Chooser], Schedule | None]
+Rule = Callable[[Schedule, Profile, Chooser], Schedule | None]
 
 # A rule returns None when the kernel is not its own.
 RULES: tuple[Rule, ...] = (window.schedule, reduction.schedule)
 
 
-def schedule_kernel(function: tirx.PrimFunc, row: Architecture, choose: Chooser = default_choice) -> tirx.PrimFunc:
+def schedule_kernel(function: tirx.PrimFunc, profile: Profile, choose: Chooser = default_choice) -> tirx.PrimFunc:
     """The kernel with its loops bound to blocks and threads of a GPU.
 
     Raises:
@@ -34,7 +34,7 @@ def schedule_kernel(function: tirx.PrimFunc, row: Architecture, choose: Chooser 
         )
     module = tvm.IRModule({"main": function})
     for rule in RULES:
-        scheduled = rule(Schedule(module), row, choose)
+        scheduled = rule(Schedule(module), profile, choose)
         if scheduled is not None:
             return scheduled.mod["main"]
     raise AssertionError("the last rule takes every kernel")

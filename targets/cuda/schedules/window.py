@@ -12,7 +12,7 @@ import numpy as np
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from edgec.targets.cuda.architectures import Architecture
+from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Chooser
 from edgec.targets.schedules.kernel import Blocks, analyse, bound_extents, inline_epilogue, reduces
 
@@ -30,7 +30,7 @@ MAX_SERIAL = 1024
 FEW_RESULTS = 4096
 
 
-def schedule(sch: Schedule, _row: Architecture, _choose: Chooser) -> Schedule | None:
+def schedule(sch: Schedule, _profile: Profile, _choose: Chooser) -> Schedule | None:
     """Schedule a kernel with at most one reduction, if its results keep enough threads busy."""
     blocks = analyse(sch)
     reducing = [block for block in blocks.all if reduces(sch, block)]
