@@ -13,7 +13,7 @@
 #define __restrict__ __restrict
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
-#define __shared__ static __attribute__((section("edgec_shared")))
+#define __shared__ static __attribute__((section("edgec_shared"), used))
 #ifndef __CUDA_ARCH__
 #define __CUDA_ARCH__ 870
 #endif
@@ -97,7 +97,7 @@ inline int warp_size() {
 }
 
 inline void fail(const char *what, int number) {
-    if (!block.error[0]) snprintf(block.error, sizeof(block.error), "%s (%d), thread %d", what, number, block.current);
+    if (!block.error[0]) snprintf(block.error, sizeof(block.error), "%s %d, thread %d", what, number, block.current);
 }
 
 inline void give_up(State state, int site) {

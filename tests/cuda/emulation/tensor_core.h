@@ -141,6 +141,12 @@ inline void mma_m8n8k16(int *d, unsigned a, unsigned b) {
         });
 }
 
+// dp4a.u32.s32
+inline int dot4_unsigned(unsigned a, unsigned b, int total) {
+    for (int i = 0; i < 4; ++i) total += emulated::byte_of<false>(a, i) * emulated::byte_of<true>(b, i);
+    return total;
+}
+
 // cp.async.cg.shared.global: 16 bytes of which `bytes` are read, the others zero. Nothing arrives before it is waited
 // for: the copies are made then.
 inline void copy_async(void *to, const void *from, int bytes) {

@@ -1,0 +1,471 @@
+// implicit_gemm.cuh: the main loop of convolutions and matrix products, a block's tile of rows x columns.
+//
+// Rows are output pixels (n, y, x) or rows of a matrix, columns are output channels. Both operands have the reduction
+// contiguous, in chunks of 16 bytes. A stage of the loop copies CHUNKS of them for every row and column of the tile to
+// shared memory; STAGES stages are in flight. Warps divide the tile into M x N parts and, where K > 1, the chunks of a
+// stage: then the sums of K warps are added up at the end, and those of the first one are the result.
+//
+// Every thread is left with the elements that tensor cores leave it with: of each 16 x 8 part, rows lane / 4 and
+// lane / 4 + 8, columns lane % 4 * 2 and the next. CUDA cores follow the same division.
+#pragma once
+
+namespace edgec {
+
+typedef unsigned char Byte;
+
+constexpr int kChunk = 16;
+constexpr int kLanes = 16;  // channels of a block of the layout NCHWc
+
+#if __CUDA_ARCH__ >= 800
+constexpr bool kAsync = true;
+#else
+constexpr bool kAsync = false;
+#endif
+
+enum class Unit { kTensorCore, kCudaCore };
+
+template <class T>
+struct Sum {
+    typedef int Type;
+};
+template <>
+struct Sum<half> {
+    typedef float Type;
+};
+template <>
+struct Sum<float> {
+    typedef float Type;
+};
+
+// How a block works.
+template <int M_PARTS, int N_PARTS, int M_WARPS, int N_WARPS, int K_WARPS, int CHUNKS, int STAGES, Unit UNIT>
+struct Tile {
+    static constexpr int m_parts = M_PARTS, n_parts = N_PARTS;  // of 16 rows, of 8 columns, that a warp has
+    static constexpr int m_warps = M_WARPS, n_warps = N_WARPS, k_warps = K_WARPS;
+    static constexpr int rows = M_PARTS * 16 * M_WARPS, columns = N_PARTS * 8 * N_WARPS;
+    static constexpr int threads = 32 * M_WARPS * N_WARPS * K_WARPS;
+    static constexpr int chunks = CHUNKS, stages = kAsync ? STAGES : 2;
+    static constexpr Unit unit = UNIT;
+    static constexpr int stage_bytes = (rows + columns) * CHUNKS * kChunk;
+    static constexpr int sum_bytes = K_WARPS > 1 ? rows * columns * 4 : 0;
+    static constexpr int shared_bytes = stages * stage_bytes > sum_bytes ? stages * stage_bytes : sum_bytes;
+    static_assert(N_PARTS % 2 == 0, "ldmatrix loads two parts of columns at once");
+    static_assert(CHUNKS % (2 * K_WARPS) == 0 && CHUNKS <= 8 && threads % CHUNKS == 0, "each warp has whole steps");
+};
+
+// Where a chunk of a row begins, and how many of its bytes there are.
+struct Source {
+    const Byte *from;
+    int bytes;
+};
+
+__device__ __forceinline__ int within_chunk(int bytes) { return bytes < 0 ? 0 : bytes > kChunk ? kChunk : bytes; }
+
+// Rows are pixels of the output of a convolution over an image (N, blocks, H, W, 16); chunks are (block, ky, kx, part).
+// The image is read as if padded with bytes FILL; channels beyond the last of a group count as zero.
+template <class T, int BATCH, int BLOCKS, int HEIGHT, int WIDTH, int OUT_HEIGHT, int OUT_WIDTH, int KERNEL_HEIGHT,
+          int KERNEL_WIDTH, int STRIDE_Y, int STRIDE_X, int DILATION_Y, int DILATION_X, int PAD_Y, int PAD_X,
+          int CHANNELS, int FILL>
+struct Image {
+    static constexpr int parts = sizeof(T) * kLanes / kChunk, group_blocks = (CHANNELS + kLanes - 1) / kLanes;
+    static constexpr int units = group_blocks * KERNEL_HEIGHT * KERNEL_WIDTH, depth = units * parts;
+    struct Row {
+        int offset, y, x;
+    };
+    struct Tap {
+        int offset, y, x, bytes;
+    };
+    const Byte *data;
+    int group;
+
+    __device__ __forceinline__ Row row(int number) const {
+        if (number >= BATCH * OUT_HEIGHT * OUT_WIDTH) return {0, -(1 << 28), 0};
+        int n = number / (OUT_HEIGHT * OUT_WIDTH), pixel = number % (OUT_HEIGHT * OUT_WIDTH);
+        int y = pixel / OUT_WIDTH * STRIDE_Y - PAD_Y, x = pixel % OUT_WIDTH * STRIDE_X - PAD_X;
+        return {((n * BLOCKS + group * group_blocks) * HEIGHT + y) * WIDTH + x, y, x};
+    }
+    __device__ __forceinline__ Tap tap(int chunk) const {
+        int unit = chunk / parts, part = chunk % parts;
+        int block = unit / (KERNEL_HEIGHT * KERNEL_WIDTH), window = unit % (KERNEL_HEIGHT * KERNEL_WIDTH);
+        int y = window / KERNEL_WIDTH * DILATION_Y, x = window % KERNEL_WIDTH * DILATION_X;
+        int bytes = within_chunk((CHANNELS - block * kLanes) * (int)sizeof(T) - part * kChunk);
+        return {((block * HEIGHT + y) * WIDTH + x) * parts + part, y, x, chunk < depth ? bytes : 0};
+    }
+    __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
+        bool inside = (unsigned)(row.y + tap.y) < HEIGHT && (unsigned)(row.x + tap.x) < WIDTH;
+        if constexpr (PAD_Y == 0 && PAD_X == 0 && OUT_HEIGHT * STRIDE_Y <= HEIGHT && KERNEL_HEIGHT == 1 &&
+                      OUT_WIDTH * STRIDE_X <= WIDTH && KERNEL_WIDTH == 1) {
+            inside = row.y >= 0;
+        }
+        if (inside) return {data + ((long long)row.offset * parts + tap.offset) * kChunk, tap.bytes};
+        if constexpr (FILL != 0) {
+            static __device__ const uint4 fill = {(unsigned)FILL * 0x01010101u, (unsigned)FILL * 0x01010101u,
+                                                  (unsigned)FILL * 0x01010101u, (unsigned)FILL * 0x01010101u};
+            return {(const Byte *)&fill, tap.bytes};
+        }
+        return {data, 0};
+    }
+};
+
+// Rows are output channels of weights (blocks, taps, 16 output channels, 16 input channels), of one group.
+template <class T, int OUT_BLOCKS, int UNITS>
+struct Filter {
+    static constexpr int parts = sizeof(T) * kLanes / kChunk, depth = UNITS * parts;
+    const Byte *data;
+    int group;
+
+    struct Row {
+        const Byte *from;
+    };
+    struct Tap {
+        int offset, bytes;
+    };
+    __device__ __forceinline__ Row row(int number) const {
+        int block = group * OUT_BLOCKS + number / kLanes;
+        bool is_there = number < OUT_BLOCKS * kLanes;
+        return {is_there ? data + (long long)(block * UNITS * kLanes + number % kLanes) * (parts * kChunk) : nullptr};
+    }
+    __device__ __forceinline__ Tap tap(int chunk) const {
+        return {(chunk / parts * kLanes * parts + chunk % parts) * kChunk, chunk < depth ? kChunk : 0};
+    }
+    __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
+        return row.from ? Source{row.from + tap.offset, tap.bytes} : Source{data, 0};
+    }
+};
+
+// Rows are those of a matrix (ROWS, DEPTH); DEPTH elements are a multiple of 16 bytes.
+template <class T, int ROWS, int DEPTH>
+struct Matrix {
+    static constexpr int pitch = DEPTH * sizeof(T), depth = pitch / kChunk;
+    static_assert(pitch % kChunk == 0, "rows begin at multiples of 16 bytes");
+    const Byte *data;
+    int group;
+
+    struct Row {
+        const Byte *from;
+    };
+    struct Tap {
+        int offset, bytes;
+    };
+    __device__ __forceinline__ Row row(int number) const {
+        return {number < ROWS ? data + ((long long)group * ROWS + number) * pitch : nullptr};
+    }
+    __device__ __forceinline__ Tap tap(int chunk) const { return {chunk * kChunk, chunk < depth ? kChunk : 0}; }
+    __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
+        return row.from ? Source{row.from + tap.offset, tap.bytes} : Source{data, 0};
+    }
+};
+
+// Rows of CHUNKS chunks in shared memory, permuted so that the same chunk of eight rows lies in eight different places
+// of 128 bytes: neither copies nor ldmatrix meet in a bank.
+template <int CHUNKS>
+__device__ __forceinline__ int place(int row, int chunk) {
+    return (row * CHUNKS + (chunk ^ (row / (8 / CHUNKS) % CHUNKS))) * kChunk;
+}
+
+// Copies an operand's rows to shared memory, stage by stage: a thread has the same rows and the same chunk in each.
+template <class Operand, int ROWS, int CHUNKS, int THREADS>
+struct Copier {
+    static constexpr int step = THREADS / CHUNKS, count = (ROWS + step - 1) / step;
+    Operand operand;
+    typename Operand::Row rows[count];
+    uint4 held[kAsync ? 1 : count];
+
+    __device__ __forceinline__ Copier(Operand o, int first) : operand(o) {
+#pragma unroll
+        for (int i = 0; i < count; ++i) rows[i] = operand.row(first + (int)threadIdx.x / CHUNKS + i * step);
+    }
+    // Begins to copy a stage.
+    __device__ __forceinline__ void fetch(Byte *shared, int stage) {
+        int chunk = threadIdx.x % CHUNKS, first = threadIdx.x / CHUNKS;
+        typename Operand::Tap tap = operand.tap(stage * CHUNKS + chunk);
+#pragma unroll
+        for (int i = 0; i < count; ++i) {
+            int row = first + i * step;
+            if (ROWS % step && row >= ROWS) break;
+            Source source = operand.source(rows[i], tap);
+            if constexpr (kAsync) {
+                copy_async(shared + place<CHUNKS>(row, chunk), source.from, source.bytes);
+            } else {
+                held[i] = masked(source);
+            }
+        }
+    }
+    // Ends it, where it was not asynchronous.
+    __device__ __forceinline__ void deposit(Byte *shared) {
+        int chunk = threadIdx.x % CHUNKS, first = threadIdx.x / CHUNKS;
+        if constexpr (!kAsync) {
+#pragma unroll
+            for (int i = 0; i < count; ++i) {
+                int row = first + i * step;
+                if (ROWS % step && row >= ROWS) break;
+                *(uint4 *)(shared + place<CHUNKS>(row, chunk)) = held[i];
+            }
+        }
+    }
+    static __device__ __forceinline__ uint4 masked(const Source &source) {
+        uint4 chunk = {0, 0, 0, 0};
+        if (source.bytes) chunk = *(const uint4 *)source.from;
+        if (source.bytes < kChunk) {
+            chunk.x &= mask(source.bytes), chunk.y &= mask(source.bytes - 4);
+            chunk.z &= mask(source.bytes - 8), chunk.w &= mask(source.bytes - 12);
+        }
+        return chunk;
+    }
+    static __device__ __forceinline__ unsigned mask(int bytes) {
+        return bytes >= 4 ? ~0u : bytes <= 0 ? 0u : ~0u >> (32 - 8 * bytes);
+    }
+};
+
+// -- products of a pair of chunks by tensor cores ----------------------------------------------------------------
+
+#if __CUDA_ARCH__ >= 750
+__device__ __forceinline__ void multiply(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const half *) {
+#if __CUDA_ARCH__ >= 800
+    mma_m16n8k16(d, a, b);
+#else
+    mma_m16n8k8(d, a[0], a[1], b[0]);
+    mma_m16n8k8(d, a[2], a[3], b[1]);
+#endif
+}
+
+template <bool SIGNED>
+__device__ __forceinline__ void multiply_bytes(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+    mma_m16n8k32<SIGNED>(d, a, b);
+#else
+    mma_m8n8k16<SIGNED>(d, a[0], b[0]);
+    mma_m8n8k16<SIGNED>(d, a[2], b[1]);
+    mma_m8n8k16<SIGNED>(d + 2, a[1], b[0]);
+    mma_m8n8k16<SIGNED>(d + 2, a[3], b[1]);
+#endif
+}
+__device__ __forceinline__ void multiply(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                                         const signed char *) {
+    multiply_bytes<true>(d, a, b);
+}
+__device__ __forceinline__ void multiply(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                                         const unsigned char *) {
+    multiply_bytes<false>(d, a, b);
+}
+
+#if __CUDA_ARCH__ >= 800
+__device__ __forceinline__ void multiply(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                                         const float *) {
+    mma_m16n8k8_tf32(d, a, b);
+}
+#endif
+
+__device__ __forceinline__ void round_operand(unsigned &word, const float *) {
+    word = round_to_tf32(__uint_as_float(word));
+}
+template <class T>
+__device__ __forceinline__ void round_operand(unsigned &, const T *) {}
+
+template <class Tile, class T, class Total>
+__device__ __forceinline__ void step(Total (&total)[Tile::m_parts][Tile::n_parts][4], const Byte *a_tile,
+                                     const Byte *b_tile, int m, int n, int chunk, const T *type) {
+    int lane = threadIdx.x % 32;
+    unsigned a[Tile::m_parts][4], b[Tile::n_parts][2];
+#pragma unroll
+    for (int i = 0; i < Tile::m_parts; ++i) {  // lanes 0-7, 8-15: rows; 16-31: the same of the next chunk
+        int row = (m * Tile::m_parts + i) * 16 + lane % 16;
+        ldmatrix_x4(a[i], a_tile + place<Tile::chunks>(row, chunk + lane / 16));
+    }
+#pragma unroll
+    for (int j = 0; j < Tile::n_parts; j += 2) {  // lanes 0-7: columns, 8-15: their next chunk, 16-31: eight columns on
+        int column = (n * Tile::n_parts + j) * 8 + lane / 16 * 8 + lane % 8;
+        unsigned both[4];
+        ldmatrix_x4(both, b_tile + place<Tile::chunks>(column, chunk + lane / 8 % 2));
+        b[j][0] = both[0], b[j][1] = both[1], b[j + 1][0] = both[2], b[j + 1][1] = both[3];
+    }
+#pragma unroll
+    for (int i = 0; i < Tile::m_parts; ++i) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) round_operand(a[i][k], type);
+    }
+#pragma unroll
+    for (int j = 0; j < Tile::n_parts; ++j) round_operand(b[j][0], type), round_operand(b[j][1], type);
+#pragma unroll
+    for (int i = 0; i < Tile::m_parts; ++i) {
+#pragma unroll
+        for (int j = 0; j < Tile::n_parts; ++j) multiply(total[i][j], a[i], b[j], type);
+    }
+}
+#endif
+
+// -- products of one chunk by CUDA cores -------------------------------------------------------------------------
+
+__device__ __forceinline__ void add_products(float &total, const uint4 &a, const uint4 &b, const float *) {
+    total = fmaf(__uint_as_float(a.x), __uint_as_float(b.x), total);
+    total = fmaf(__uint_as_float(a.y), __uint_as_float(b.y), total);
+    total = fmaf(__uint_as_float(a.z), __uint_as_float(b.z), total);
+    total = fmaf(__uint_as_float(a.w), __uint_as_float(b.w), total);
+}
+
+__device__ __forceinline__ float2 floats_of(unsigned word) {
+    return make_float2(__half2float(__ushort_as_half((unsigned short)(word & 0xFFFF))),
+                       __half2float(__ushort_as_half((unsigned short)(word >> 16))));
+}
+__device__ __forceinline__ void add_two(float &total, unsigned a, unsigned b) {
+    float2 x = floats_of(a), y = floats_of(b);
+    total = fmaf(x.x, y.x, total);
+    total = fmaf(x.y, y.y, total);
+}
+__device__ __forceinline__ void add_products(float &total, const uint4 &a, const uint4 &b, const half *) {
+    add_two(total, a.x, b.x), add_two(total, a.y, b.y), add_two(total, a.z, b.z), add_two(total, a.w, b.w);
+}
+
+__device__ __forceinline__ void add_four(int &total, unsigned a, unsigned b, const signed char *) {
+#if __CUDA_ARCH__ >= 610
+    total = __dp4a((int)a, (int)b, total);
+#else
+#pragma unroll
+    for (int shift = 0; shift < 32; shift += 8) total += (int)(signed char)(a >> shift) * (signed char)(b >> shift);
+#endif
+}
+__device__ __forceinline__ void add_four(int &total, unsigned a, unsigned b, const unsigned char *) {
+#if __CUDA_ARCH__ >= 610
+    total = dot4_unsigned(a, b, total);
+#else
+#pragma unroll
+    for (int shift = 0; shift < 32; shift += 8) total += (int)(a >> shift & 255) * (signed char)(b >> shift);
+#endif
+}
+template <class T>
+__device__ __forceinline__ void add_products(int &total, const uint4 &a, const uint4 &b, const T *type) {
+    add_four(total, a.x, b.x, type), add_four(total, a.y, b.y, type);
+    add_four(total, a.z, b.z, type), add_four(total, a.w, b.w, type);
+}
+
+template <class Tile, class T, class Total>
+__device__ __forceinline__ void chunk_products(Total (&total)[Tile::m_parts][Tile::n_parts][4], const Byte *a_tile,
+                                               const Byte *b_tile, int m, int n, int chunk, const T *type) {
+    int lane = threadIdx.x % 32;
+    uint4 a[Tile::m_parts][2];
+#pragma unroll
+    for (int i = 0; i < Tile::m_parts; ++i) {
+        int row = (m * Tile::m_parts + i) * 16 + lane / 4;
+        a[i][0] = *(const uint4 *)(a_tile + place<Tile::chunks>(row, chunk));
+        a[i][1] = *(const uint4 *)(a_tile + place<Tile::chunks>(row + 8, chunk));
+    }
+#pragma unroll
+    for (int j = 0; j < Tile::n_parts; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            int column = (n * Tile::n_parts + j) * 8 + lane % 4 * 2 + e;
+            uint4 b = *(const uint4 *)(b_tile + place<Tile::chunks>(column, chunk));
+#pragma unroll
+            for (int i = 0; i < Tile::m_parts; ++i) {
+                add_products(total[i][j][e], a[i][0], b, type);
+                add_products(total[i][j][2 + e], a[i][1], b, type);
+            }
+        }
+    }
+}
+
+// All products of a stage that a warp has.
+template <class Tile, class T, class Total>
+__device__ __forceinline__ void multiply_stage(Total (&total)[Tile::m_parts][Tile::n_parts][4], const Byte *a_tile,
+                                               const Byte *b_tile, int m, int n, int k, const T *type) {
+#pragma unroll
+    for (int s = 0; s < Tile::chunks / 2 / Tile::k_warps; ++s) {
+        int chunk = (k + s * Tile::k_warps) * 2;
+        if constexpr (Tile::unit == Unit::kTensorCore) {
+#if __CUDA_ARCH__ >= 750
+            step<Tile>(total, a_tile, b_tile, m, n, chunk, type);
+#endif
+        } else {
+            chunk_products<Tile>(total, a_tile, b_tile, m, n, chunk, type);
+            chunk_products<Tile>(total, a_tile, b_tile, m, n, chunk + 1, type);
+        }
+    }
+}
+
+// Adds the sums of the warps k > 0 to those of k = 0, one after the other, through shared memory.
+template <class Tile, class Total>
+__device__ __forceinline__ void add_warps(Total (&total)[Tile::m_parts][Tile::n_parts][4], Byte *shared, int k) {
+    constexpr int kThreads = Tile::threads / Tile::k_warps;
+    Total *sums = (Total *)shared + threadIdx.x % kThreads;
+#pragma unroll 1
+    for (int from = 1; from < Tile::k_warps; ++from) {
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < Tile::m_parts * Tile::n_parts * 4; ++i) {
+            if (k == from) sums[i * kThreads] = (&total[0][0][0])[i];
+        }
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < Tile::m_parts * Tile::n_parts * 4; ++i) {
+            if (k == 0) (&total[0][0][0])[i] += sums[i * kThreads];
+        }
+    }
+}
+
+// The sums of a block's tile, which begins at first_row and first_column of the group; result[m part][2][n part][2].
+template <class Tile, class Left, class Right, class T>
+__device__ __forceinline__ void main_loop(void *result, const T *left, const void *right, int group, int first_row,
+                                          int first_column) {
+    typedef typename Sum<T>::Type Total;
+    __shared__ __align__(128) Byte shared[Tile::shared_bytes];
+    constexpr int kSteps = (Left::depth + Tile::chunks - 1) / Tile::chunks;
+    constexpr int kLeftBytes = Tile::rows * Tile::chunks * kChunk;
+    int warp = threadIdx.x / 32;
+    int n = warp % Tile::n_warps, m = warp / Tile::n_warps % Tile::m_warps, k = warp / (Tile::n_warps * Tile::m_warps);
+    Copier<Left, Tile::rows, Tile::chunks, Tile::threads> a({(const Byte *)left, group}, first_row);
+    Copier<Right, Tile::columns, Tile::chunks, Tile::threads> b({(const Byte *)right, group}, first_column);
+    Total total[Tile::m_parts][Tile::n_parts][4];
+#pragma unroll
+    for (int i = 0; i < Tile::m_parts * Tile::n_parts * 4; ++i) (&total[0][0][0])[i] = 0;
+    if constexpr (kAsync) {
+#pragma unroll
+        for (int stage = 0; stage < Tile::stages - 1; ++stage) {
+            if (stage < kSteps) {
+                a.fetch(shared + stage * Tile::stage_bytes, stage);
+                b.fetch(shared + stage * Tile::stage_bytes + kLeftBytes, stage);
+            }
+            copy_commit();
+        }
+        int current = 0, next = Tile::stages - 1;
+#pragma unroll 1
+        for (int stage = 0; stage < kSteps; ++stage) {
+            copy_wait<Tile::stages - 2>();
+            __syncthreads();
+            if (stage + Tile::stages - 1 < kSteps) {
+                a.fetch(shared + next * Tile::stage_bytes, stage + Tile::stages - 1);
+                b.fetch(shared + next * Tile::stage_bytes + kLeftBytes, stage + Tile::stages - 1);
+            }
+            copy_commit();
+            const Byte *tile = shared + current * Tile::stage_bytes;
+            multiply_stage<Tile>(total, tile, tile + kLeftBytes, m, n, k, left);
+            current = current + 1 == Tile::stages ? 0 : current + 1;
+            next = next + 1 == Tile::stages ? 0 : next + 1;
+        }
+        copy_wait<0>();
+    } else {
+        a.fetch(shared, 0), b.fetch(shared, 0);
+        a.deposit(shared), b.deposit(shared + kLeftBytes);
+#pragma unroll 1
+        for (int stage = 0; stage < kSteps; ++stage) {
+            __syncthreads();
+            const Byte *tile = shared + stage % 2 * Tile::stage_bytes;
+            Byte *other = shared + (stage + 1) % 2 * Tile::stage_bytes;
+            if (stage + 1 < kSteps) a.fetch(other, stage + 1), b.fetch(other, stage + 1);
+            multiply_stage<Tile>(total, tile, tile + kLeftBytes, m, n, k, left);
+            if (stage + 1 < kSteps) a.deposit(other), b.deposit(other + kLeftBytes);
+        }
+    }
+    if constexpr (Tile::k_warps > 1) add_warps<Tile>(total, shared, k);
+#pragma unroll
+    for (int i = 0; i < Tile::m_parts; ++i) {
+#pragma unroll
+        for (int j = 0; j < Tile::n_parts; ++j) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                ((Total *)result)[((i * 2 + e / 2) * Tile::n_parts + j) * 2 + e % 2] = total[i][j][e];
+            }
+        }
+    }
+}
+
+}  // namespace edgec

@@ -1,0 +1,112 @@
+"""The SIMT emulation itself, on kernels written by hand: right ones are computed, wrong ones are noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cuda.emulate import EmulatedKernels, emulate
+
+SOURCE = r"""
+#include <cuda_fp16.h>
+extern "C" __global__ void __launch_bounds__(256) transposed(float *to, const float *from) {
+    __shared__ float tile[16][17];
+    tile[threadIdx.y][threadIdx.x] = from[(blockIdx.y * 16 + threadIdx.y) * gridDim.x * 16 + blockIdx.x * 16 + threadIdx.x];
+    __syncthreads();
+    to[(blockIdx.x * 16 + threadIdx.y) * gridDim.y * 16 + blockIdx.y * 16 + threadIdx.x] = tile[threadIdx.x][threadIdx.y];
+}
+extern "C" __global__ void summed(float *to, const half *from) {
+    float total = __half2float(from[blockIdx.x * blockDim.x + threadIdx.x]);
+    for (int lanes = 16; lanes; lanes /= 2) total += __shfl_down_sync(~0u, total, lanes);
+    __shared__ float parts[8];
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = total;
+    __syncthreads();
+    if (threadIdx.x == 0) for (int i = 1; i < blockDim.x / 32; ++i) total += parts[i];
+    if (threadIdx.x == 0) to[blockIdx.x] = total;
+}
+extern "C" __global__ void parted(float *to) {
+    if (threadIdx.x < 7) __syncthreads();
+    to[threadIdx.x] = 0;
+}
+extern "C" __global__ void early(float *to) {
+    if (threadIdx.x == 40) return;
+    to[threadIdx.x] = __shfl_xor_sync(~0u, to[threadIdx.x], 1);
+}
+extern "C" __global__ void two_places(float *to) {
+    if (threadIdx.x < 32) {
+        __syncthreads();
+    } else {
+        __syncthreads();
+    }
+}
+extern "C" __global__ void unwritten(float *to) {
+    __shared__ float value[1];
+    to[threadIdx.x] = value[0];
+}
+extern "C" __global__ void outside(float *to) { to[threadIdx.x + 1] = 1; }
+extern "C" __global__ void rounded(half *to, const float *from) {
+    to[threadIdx.x] = (half)from[threadIdx.x] * (half)1.001f + __float2half(0.1f);
+}
+extern "C" __global__ void dotted(int *to, const int *a, const int *b) {
+    to[threadIdx.x] = __dp4a(a[threadIdx.x], b[threadIdx.x], 3);
+}
+"""
+NAMES = ("transposed", "summed", "parted", "early", "two_places", "unwritten", "outside", "rounded", "dotted")
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> EmulatedKernels:
+    folder: Path = tmp_path_factory.mktemp("emulation")
+    return emulate(SOURCE, NAMES, folder)
+
+
+def test_barrier_orders_a_shared_tile(kernels: EmulatedKernels) -> None:
+    source = np.arange(32 * 48, dtype=np.float32).reshape(32, 48)
+    result = np.zeros((48, 32), np.float32)
+    kernels.launch("transposed", (3, 2), (16, 16), [result, source])
+    np.testing.assert_array_equal(result, source.T)
+
+
+def test_shuffles_sum_up(kernels: EmulatedKernels) -> None:
+    source = np.arange(5 * 128).reshape(5, 128).astype(np.float16)
+    result = np.zeros(5, np.float32)
+    kernels.launch("summed", (5,), (128,), [result, source])
+    np.testing.assert_array_equal(result, source.astype(np.float32).sum(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("parted", "not every thread of the block comes to the barrier in line 19, thread 0"),
+        ("two_places", "not every thread of the block comes to the barrier in line 27, thread 0"),
+        ("early", "not every lane of the warp takes part"),
+        ("outside", "writes outside of argument 0 of outside"),
+    ],
+)
+def test_wrong_kernels_are_noticed(kernels: EmulatedKernels, name: str, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        kernels.launch(name, (1,), (64,), [np.zeros(64, np.float32)])
+
+
+def test_shared_memory_begins_as_nan(kernels: EmulatedKernels) -> None:
+    result = np.zeros(8, np.float32)
+    kernels.launch("unwritten", (1,), (8,), [result])
+    assert np.isnan(result).all()
+
+
+def test_halves_round_as_in_numpy(kernels: EmulatedKernels) -> None:
+    source = np.random.default_rng(0).normal(size=256).astype(np.float32) * 100
+    result = np.zeros(256, np.float16)
+    kernels.launch("rounded", (1,), (256,), [result, source])
+    expected = source.astype(np.float16) * np.float16(1.001) + np.float16(0.1)
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_dot_product_of_bytes(kernels: EmulatedKernels) -> None:
+    generator = np.random.default_rng(1)
+    a, b = (generator.integers(-128, 128, (64, 4), np.int8) for _ in range(2))
+    result = np.zeros(64, np.int32)
+    kernels.launch("dotted", (1,), (64,), [result, a.view(np.int32), b.view(np.int32)])
+    np.testing.assert_array_equal(result, (a.astype(np.int32) * b).sum(1) + 3)
