@@ -20,17 +20,22 @@ from tvm_ffi.structural import structural_map
 
 __all__ = [
     "DOT_PRODUCTS",
+    "SMALL",
     "WORD_BYTES",
     "DotProduct",
     "lower_intrinsics",
     "nearest_integer",
     "rounded",
+    "rounded_to_ones",
     "saturated",
     "word_of",
 ]
 
 WORD_BYTES = 4
 """Bytes of a 32-bit element whose products a dot instruction adds up."""
+
+SMALL = 32000.0
+"""Below this magnitude, a number and a zero point fit into 16 bits; there is room for a bound's own rounding."""
 
 _PURE = 1  # tirx::CallEffectKind::kPure
 
@@ -116,13 +121,16 @@ DOT_PRODUCTS = {
             prepares=True,
         ),
         DotProduct("sdot", "int8", {4: "llvm.aarch64.neon.sdot"}, _accumulate_by_element),
+        DotProduct("dp4a", "int8", {}, _accumulate),  # of GPUs: targets/cuda/intrinsics.py
     )
 }
 
 _NEAREST, _ROUNDED, _WORD = "edgec.nearest_integer", "edgec.rounded", "edgec.word_of"
+_ONES = "edgec.rounded_to_ones"
 _SATURATED = {f"edgec.to_{dtype}": dtype for dtype in ("int8", "uint8")}
+_SMALL = {f"edgec.small_to_{dtype}": dtype for dtype in ("int8", "uint8")}
 _BY_OPERATOR = {row.operator: row for row in DOT_PRODUCTS.values()}
-for _name in (*_BY_OPERATOR, *_SATURATED, _NEAREST, _ROUNDED, _WORD):
+for _name in (*_BY_OPERATOR, *_SATURATED, *_SMALL, _NEAREST, _ONES, _ROUNDED, _WORD):
     register_op_attr(_name, "TVectorizable", True)
     register_op_attr(_name, "TCallEffectKind", _PURE)
     register_op_attr(_name, "TScriptPrinterName", _name)
@@ -133,14 +141,22 @@ def nearest_integer(x: tirx.Expr) -> tirx.Expr:
     return tirx.call_intrin("int32", _NEAREST, x)
 
 
+def rounded_to_ones(x: tirx.Expr) -> tirx.Expr:
+    """A float32 rounded to an integer, half to even, as a float32; zero keeps the sign of ``x``."""
+    return tirx.call_intrin("float32", _ONES, x)
+
+
 def rounded(x: tirx.Expr) -> tirx.Expr:
     """The float32 product or sum ``x`` as a value of its own, which LLVM contracts with nothing."""
     return tirx.call_intrin("float32", _ROUNDED, x)
 
 
-def saturated(x: tirx.Expr, zero_point: tirx.Expr, dtype: str) -> tirx.Expr:
-    """A float32 rounded half to even, plus an int32 zero point, as the nearest ``uint8`` or ``int8``."""
-    return tirx.call_intrin(dtype, f"edgec.to_{dtype}", x, zero_point)
+def saturated(x: tirx.Expr, zero_point: tirx.Expr, dtype: str, *, is_small: bool = False) -> tirx.Expr:
+    """A float32 rounded half to even, plus an int32 zero point, as the nearest ``uint8`` or ``int8``.
+
+    Of what is known to be smaller than `SMALL`, 16 bits hold the rounded number and the zero point.
+    """
+    return tirx.call_intrin(dtype, f"edgec.{'small_' if is_small else ''}to_{dtype}", x, zero_point)
 
 
 def word_of(parts: Sequence[tirx.Expr]) -> tirx.Expr:
@@ -150,6 +166,9 @@ def word_of(parts: Sequence[tirx.Expr]) -> tirx.Expr:
 
 def lower_intrinsics(arch: str) -> tvm.transform.Pass:
     """The pass that replaces the operators above by LLVM's intrinsics for ``x86_64`` or ``aarch64``, in vectors."""
+
+    def is_neon(node: prim.Expr) -> bool:
+        return arch == "aarch64" and _lanes(node) % _NEON_LANES == 0
 
     def sum_(node: prim.Add) -> prim.Expr:
         row = _dot_of(node.b)
@@ -165,15 +184,20 @@ def lower_intrinsics(arch: str) -> tvm.transform.Pass:
     def call(node: ir.Call) -> prim.Expr:
         name = getattr(node.op, "name", "")
         if name == _NEAREST:
-            return _nearest(node.args[0])
+            return _converted(node.args[0]) if is_neon(node) else _nearest(node.args[0])
+        if name == _ONES:
+            return tirx.call_llvm_pure_intrin(str(node.ty.dtype), "llvm.roundeven", *node.args)
         if name == _ROUNDED:
             return tirx.call_llvm_pure_intrin(str(node.ty.dtype), "llvm.arithmetic.fence", *node.args)
         if name == _WORD:
             return _interleaved(node.args)
-        if name in _SATURATED:
-            to_byte = _narrowed if arch == "aarch64" and _lanes(node) % _NEON_LANES == 0 else _clamped
+        if name in _SATURATED or name in _SMALL:
             x, zero_point = node.args
-            return to_byte(x, zero_point, _SATURATED[name])
+            if not is_neon(node):
+                return _clamped(x, zero_point, (_SATURATED | _SMALL)[name])
+            if name in _SMALL:
+                return _narrowed_small(x, zero_point, _SMALL[name])
+            return _narrowed(x, zero_point, _SATURATED[name])
         row = _BY_OPERATOR.get(name)
         return node if row is None else _byte_by_byte(row, *node.args)
 
@@ -211,17 +235,39 @@ def _clamped(x: prim.Expr, zero_point: prim.Expr, dtype: str) -> prim.Expr:
     return (_nearest(tirx.min(tirx.max(x, low - offset), high - offset)) + zero_point).astype(_typed(dtype, x))
 
 
+_WHOLE_NUMBERS = 3 << 22
+"""To this, float32 adds anything small rounded half to even, and has the sum in its low bits; its own are zeros."""
+
+
+def _narrowed_small(x: prim.Expr, zero_point: prim.Expr, dtype: str) -> prim.Expr:
+    """As below, where 16 bits hold all numbers: halves of words, without saturation.
+
+    A sum that rounds does both, conversion and addition of an even zero point; an odd one would make halves odd.
+    """
+    zero = zero_point.value if isinstance(zero_point, prim.Broadcast) else zero_point
+    if isinstance(zero, prim.IntImm) and int(zero) % 2 == 0:
+        whole = tirx.const(float(_WHOLE_NUMBERS + int(zero)), str(x.ty.dtype))
+        value = tirx.call_llvm_pure_intrin(str(x.ty.dtype), "llvm.arithmetic.fence", x)
+        return _bounded(tirx.reinterpret(_typed("int32", x), value + whole).astype(_typed("int16", x)), dtype)
+    return _bounded(_converted(x).astype(_typed("int16", x)) + zero_point.astype(_typed("int16", x)), dtype)
+
+
 def _narrowed(x: prim.Expr, zero_point: prim.Expr, dtype: str) -> prim.Expr:
-    """FCVTNS saturates to 32 bits, and what narrows them, to 16 and then to 8."""
-    parts = [list(range(first, first + _NEON_LANES)) for first in range(0, _lanes(x), _NEON_LANES)]
-    words = [
-        tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.fcvtns", prim.Shuffle([x], part)) for part in parts
-    ]
-    steps = _bounded(prim.Shuffle(words, list(range(_lanes(x)))) if len(words) > 1 else words[0], "int16")
+    """What narrows saturates too, to 16 bits and then to 8."""
+    steps = _bounded(_converted(x), "int16")
     if not _is_zero(zero_point):
         offset = zero_point.astype(_typed("int16", x))
         steps = tirx.call_llvm_pure_intrin(_typed("int16", x), "llvm.sadd.sat", steps, offset)
     return _bounded(steps, dtype)
+
+
+def _converted(x: prim.Expr) -> prim.Expr:
+    """FCVTNS, for which LLVM takes two instructions otherwise, saturates to 32 bits."""
+    parts = [list(range(first, first + _NEON_LANES)) for first in range(0, _lanes(x), _NEON_LANES)]
+    words = [
+        tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.fcvtns", prim.Shuffle([x], part)) for part in parts
+    ]
+    return prim.Shuffle(words, list(range(_lanes(x)))) if len(words) > 1 else words[0]
 
 
 def _bounded(x: prim.Expr, dtype: str) -> prim.Expr:

@@ -11,8 +11,8 @@ __all__ = ["lower_to_cuda"]
 
 _FUNCTIONS = {
     "edgec.nearest_integer": "__float2int_rn",
-    "edgec.to_int8": "edgec_to_int8",
-    "edgec.to_uint8": "edgec_to_uint8",
+    **{f"edgec.{size}to_{dtype}": f"edgec_to_{dtype}" for size in ("", "small_") for dtype in ("int8", "uint8")},
+    "edgec.rounded_to_ones": "rintf",
     "edgec.word_of": "edgec_word_of",
 }
 

@@ -9,8 +9,9 @@ import onnx_ir as ir
 from tvm import tirx
 
 from edgec.errors import UnsupportedError
-from edgec.targets.intrinsics import nearest_integer, rounded, saturated
+from edgec.targets.intrinsics import SMALL, nearest_integer, rounded, rounded_to_ones, saturated
 from edgec.targets.lowering.attributes import integer
+from edgec.targets.lowering.bounds import largest
 from edgec.targets.lowering.dynamic_quantization import apply_along_columns
 from edgec.targets.lowering.elementwise import emit_elementwise
 from edgec.targets.lowering.emitter import Emitter, dtype_name, lowers, static_shape
@@ -88,15 +89,62 @@ def quantize_linear(emitter: Emitter, node: ir.Node) -> None:
     scale, zero = _parameter(emitter, node, 1, np.float32), _parameter(emitter, node, 2, np.int32)
     constant = emitter.constant(scale)
     is_unit = constant is not None and bool((constant == 1).all())
+    is_small = is_unit and bool((largest(emitter, node.inputs[0]) < SMALL).all())
 
     def function(x: tirx.Expr, s: tirx.Expr, *z: tirx.Expr) -> tirx.Expr:
         steps, zero_point = x if is_unit else x / s, z[0].astype("int32") if z else tirx.const(0, "int32")
         if out in ("int8", "uint8"):
-            return saturated(steps, zero_point, out)
-        info, offset = np.iinfo(out), zero_point.astype("float32")
-        low, high = (tirx.const(float(bound), "float32") - offset for bound in (info.min, info.max))
-        return (nearest_integer(tirx.min(tirx.max(steps, low), high)) + zero_point).astype(out)
+            return saturated(steps, zero_point, out, is_small=is_small)
+        return (nearest_integer(_bounded(steps, zero_point, out)) + zero_point).astype(out)
 
+    def and_back(x: tirx.Expr, s: tirx.Expr, t: tirx.Expr, *z: tirx.Expr) -> tirx.Expr:
+        zero_point = z[0].astype("int32") if z else tirx.const(0, "int32")
+        steps = _bounded(x if is_unit else x / s, zero_point, out)
+        if _is_quantized_again(back.outputs[0]):  # nobody sees that zeros keep their sign
+            return rounded(rounded_to_ones(steps) * t)
+        return rounded(nearest_integer(steps).astype("float32") * t)
+
+    back = _inverse(emitter, node)
     if zero is not None and (array := emitter.constant(zero)) is not None and not array.any():
         zero = None
-    emit_elementwise(emitter, node, [node.inputs[0], scale, zero], function)
+    if back is None:
+        emit_elementwise(emitter, node, [node.inputs[0], scale, zero], function)
+    else:
+        emitter.take(back)
+        values = [node.inputs[0], scale, _parameter(emitter, back, 1, np.float32), zero]
+        emit_elementwise(emitter, back, values, and_back, name="round_trip")
+
+
+def _bounded(steps: tirx.Expr, zero_point: tirx.Expr, dtype: str) -> tirx.Expr:
+    """A float32 such that the type holds it with its zero point, which are integers: it may be rounded afterwards."""
+    info, offset = np.iinfo(dtype), zero_point.astype("float32")
+    low, high = (tirx.const(float(bound), "float32") - offset for bound in (info.min, info.max))
+    return tirx.min(tirx.max(steps, low), high)
+
+
+_BLIND_TO_SIGNS_OF_ZEROS = frozenset({"Add", "Clip", "Mul", "Relu", "Sub"})
+"""What gives zeros for zeros of either sign, or the same number."""
+
+
+def _is_quantized_again(value: ir.Value, most_nodes: int = 4) -> bool:
+    """Whether all that is made of the value is quantized, so that integers, whose zero has no sign, come out."""
+    if value.is_graph_output() or most_nodes == 0:
+        return False
+    readers = [usage.node for usage in value.uses()]
+    return all(
+        reader.op_type == "QuantizeLinear"
+        or (reader.op_type in _BLIND_TO_SIGNS_OF_ZEROS and _is_quantized_again(reader.outputs[0], most_nodes - 1))
+        for reader in readers
+    )
+
+
+def _inverse(emitter: Emitter, node: ir.Node) -> ir.Node | None:
+    """The DequantizeLinear that alone reads what QuantizeLinear gives out: no byte need be made of its numbers then."""
+    out = node.outputs[0]
+    readers = [usage.node for usage in out.uses()]
+    if len(readers) != 1 or out.is_graph_output() or readers[0].op_type != "DequantizeLinear":
+        return None
+    zeros = [emitter.constant(each.inputs[2]) if len(each.inputs) > 2 else np.zeros(()) for each in (node, readers[0])]
+    scales = [emitter.constant(each.inputs[1]) for each in (node, readers[0])]
+    is_known = all(array is not None and array.size == 1 for array in (*zeros, *scales))
+    return readers[0] if is_known and zeros[0] == zeros[1] else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,18 @@ from numpy.typing import NDArray
 
 pytest.importorskip("tvm")
 
+from tvm import tirx
+
 from edgec.targets.instruction_sets import INSTRUCTION_SETS
-from edgec.targets.intrinsics import DOT_PRODUCTS, nearest_integer, rounded, word_of
+from edgec.targets.intrinsics import (
+    DOT_PRODUCTS,
+    SMALL,
+    nearest_integer,
+    rounded,
+    rounded_to_ones,
+    saturated,
+    word_of,
+)
 from edgec.targets.profile import Profile, load_profile
 from tests.targets.cpus import need_vectors_of
 from tests.targets.tiny_kernels import TinyKernel, run_kernels
@@ -74,7 +85,7 @@ def test_dot_products(profile: Profile, tmp_path: Path) -> None:
 
 def test_every_dot_product_belongs_to_an_instruction_set() -> None:
     used = {row.dot_product for row in INSTRUCTION_SETS.values()} - {""}
-    assert used == set(DOT_PRODUCTS)
+    assert used == {row.name for row in DOT_PRODUCTS.values() if row.lanes}  # a GPU's has no vectors
     for row in INSTRUCTION_SETS.values():
         if row.dot_product:
             assert row.vector_bits // 32 in DOT_PRODUCTS[row.dot_product].lanes, row.name
@@ -92,6 +103,57 @@ def test_rounding_to_the_nearest_integer(profile: Profile, tmp_path: Path) -> No
     kernels = [TinyKernel(nearest_integer, [array]) for array in arrays]
     for array, actual in zip(arrays, run_kernels(kernels, "int32", profile, tmp_path), strict=True):
         np.testing.assert_array_equal(actual, np.rint(array.astype(np.float64)).astype(np.int32))
+
+
+def numbers_near_bytes(limit: float) -> Array:
+    """Halves about every byte and zero point, numbers next to halves, and such as are about as large as the limit."""
+    rng = np.random.default_rng(0)
+    halves = np.arange(-800, 800) / 2
+    large = np.array([limit, limit - 0.5, limit / 2, limit / 3])
+    parts = [halves, np.nextafter(halves, np.inf, dtype=np.float32), large, -large, [-0.0, 1e-30]]
+    every = np.concatenate([*parts, rng.uniform(-limit, limit, 64), rng.uniform(-300, 300, 64)])
+    return every[: len(every) // 16 * 16].astype(np.float32)
+
+
+@pytest.mark.parametrize("is_small", [False, True])
+def test_rounding_to_a_byte(profile: Profile, is_small: bool, tmp_path: Path) -> None:
+    """For zero points even and odd: half to even counts without them. What is called small is as large as it may be."""
+    every = numbers_near_bytes(SMALL if is_small else 2e9)
+    for dtype, zeros in (("int8", (-128, -55, 0, 127)), ("uint8", (0, 7, 128, 255))):
+        kernels, expected, info = [], [], np.iinfo(dtype)
+        for zero in zeros:
+            for lanes in (1, 4, 16):
+
+                def function(x: Any, zero: int = zero, dtype: str = dtype) -> Any:
+                    return saturated(x, tirx.const(zero, "int32"), dtype, is_small=is_small)
+
+                kernels.append(TinyKernel(function, [every.reshape(-1, lanes)]))
+                steps = np.clip(np.rint(every.astype(np.float64)) + zero, info.min, info.max)
+                expected.append(steps.reshape(-1, lanes).astype(dtype))
+        for actual, reference in zip(run_kernels(kernels, dtype, profile, tmp_path), expected, strict=True):
+            np.testing.assert_array_equal(actual, reference)
+
+
+def test_rounding_to_ones(profile: Profile, tmp_path: Path) -> None:
+    every = numbers_near_bytes(1e7)
+    kernels = [TinyKernel(rounded_to_ones, [every.reshape(-1, lanes)]) for lanes in (1, 4, 16)]
+    for actual in run_kernels(kernels, "float32", profile, tmp_path):
+        np.testing.assert_array_equal(actual.reshape(-1).view(np.int32), np.rint(every).view(np.int32))
+
+
+@pytest.mark.parametrize(("zero", "most"), [(-128, 18), (-55, 20)])
+def test_small_numbers_take_few_instructions_of_neon(zero: int, most: int) -> None:
+    """16 sums become bytes with 12 instructions of arithmetic, 4 that narrow, and a load of constants."""
+
+    def function(total: Any, scale: Any) -> Any:
+        steps = rounded(total.astype("float32") * scale)
+        return saturated(steps, tirx.const(zero, "int32"), "int8", is_small=True)
+
+    arrays = [np.zeros((8, 16), np.int32), np.zeros((8, 16), np.float32)]
+    text = TinyKernel(function, arrays).built("kernel", load_profile("rk3588")).inspect_source("asm")
+    vectors = [line.split()[0] for line in text.splitlines() if re.match(r"\s+[a-z]\w+\s+v\d+\.\w+, v\d+", line)]
+    assert vectors.count("scvtf") >= 4
+    assert len(vectors) / vectors.count("scvtf") * 4 <= most, vectors
 
 
 def test_a_rounded_product_is_not_contracted(profile: Profile, tmp_path: Path) -> None:
