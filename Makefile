@@ -28,12 +28,14 @@ typing:
 	@for entry in edgec/*; do ln -sfn "../../../$$entry" build/typing/edgec/; done
 	@for package in engine frontend models passes targets; do ln -sfn "../../../$$package" build/typing/edgec/; done
 
-# QEMU runs the Arm artifacts; without it their tests are skipped.
+# QEMU runs the Arm artifacts, those for GPUs with Arm's C library; without them their tests are skipped.
 qemu:
-	@command -v qemu-aarch64 >/dev/null && exit 0; \
+	@command -v qemu-aarch64 >/dev/null && { [ "$$(uname -m)" = aarch64 ] || [ -e /usr/aarch64-linux-gnu/lib ]; } && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "installing qemu-user"; apt-get update -qq && apt-get install -y -qq qemu-user >/dev/null; \
-	else echo "no qemu-aarch64: the tests of Arm artifacts will be skipped (apt-get install qemu-user)"; fi
+		echo "installing qemu-user, libc6-arm64-cross"; \
+		apt-get update -qq && apt-get install -y -qq qemu-user libc6-arm64-cross >/dev/null; \
+	else echo "no qemu-aarch64 or no C library for it: tests of Arm artifacts will be skipped" \
+		"(apt-get install qemu-user libc6-arm64-cross)"; fi
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgec needs Python 3.11 or newer: make PYTHON=python3.11")'

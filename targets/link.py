@@ -162,6 +162,7 @@ def _image_sources(images: Mapping[str, bytes] | None, folder: Path) -> list[Pat
         ]
         lines = "\n".join('        "{}\\n"'.format(line.replace('"', '\\"')) for line in directives)
         text += f"\n/* SHA-256 {sha256(content).hexdigest()} */\n__asm__(\n{lines});\n"
+        text += f"extern const unsigned char {symbol}[];\n"
     source = folder / "device_images.c"
     source.write_text(text)
     return [source]

@@ -1,8 +1,11 @@
 /* emulated_kernels.c: what the kernels of test_launcher.py would compute: y = a x + b and y = a + b, of 35 floats. */
+#include <stddef.h>
+
 enum { COUNT = 35 };
 
-__attribute__((visibility("default"))) void affine_emulated(const unsigned *, const unsigned *, unsigned, void **);
-__attribute__((visibility("default"))) void add_emulated(const unsigned *, const unsigned *, unsigned, void **);
+typedef const char *emulated_kernel(const unsigned *grid, const unsigned *block, unsigned shared_bytes, void **arguments);
+
+__attribute__((visibility("default"))) emulated_kernel affine_emulated, add_emulated;
 
 static const float *input(void **arguments, int index) {
     return *(const float **)arguments[index];
@@ -14,16 +17,18 @@ static unsigned elements(const unsigned *grid, const unsigned *block) {
     return threads < COUNT ? threads : COUNT;
 }
 
-void affine_emulated(const unsigned *grid, const unsigned *block, unsigned shared_bytes, void **arguments) {
+const char *affine_emulated(const unsigned *grid, const unsigned *block, unsigned shared_bytes, void **arguments) {
     const float *a = input(arguments, 0), *x = input(arguments, 1), *b = input(arguments, 2);
     float *y = *(float **)arguments[3];
-    if (shared_bytes != 65536) return;
+    if (shared_bytes != 65536) return "not the shared memory that was planned";
     for (unsigned i = 0; i < elements(grid, block); i++) y[i] = a[i] * x[i] + b[i];
+    return NULL;
 }
 
-void add_emulated(const unsigned *grid, const unsigned *block, unsigned shared_bytes, void **arguments) {
+const char *add_emulated(const unsigned *grid, const unsigned *block, unsigned shared_bytes, void **arguments) {
     const float *a = input(arguments, 0), *b = input(arguments, 1);
     float *y = *(float **)arguments[2];
     (void)shared_bytes;
     for (unsigned i = 0; i < elements(grid, block); i++) y[i] = a[i] + b[i];
+    return NULL;
 }

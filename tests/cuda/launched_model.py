@@ -1,26 +1,18 @@
-"""A small plan with two kernels, all kinds of places and a copy; what it computes; building it."""
+"""A small plan with two kernels, all kinds of places and a copy, and the programs made of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
+from edgec.devices.selection import host_arch
 from edgec.targets.cuda.kernels import DeviceImage, DeviceKernel
 from edgec.targets.cuda.program import DeviceProgram, device_program
-from edgec.targets.link import Artifact, link
+from edgec.targets.link import link, link_runner
 from edgec.targets.lowering.plan import KernelCall, Place, PlacedBuffer, Plan, TensorSpec
 from edgec.targets.profile import load_profile
+from tests.cuda.launched_numbers import BYTES, PARAMS, SHAPE
 
-SHAPE = (5, 7)
-BYTES = 4 * 35
-A = np.linspace(-2, 3, 35, dtype=np.float32).reshape(SHAPE)
-B = np.linspace(7, 5, 35, dtype=np.float32).reshape(SHAPE)
-PARAMS = A.tobytes() + bytes(192 - BYTES) + B.tobytes()
-X = np.linspace(-1, 1, 35, dtype=np.float32).reshape(SHAPE)
-U = np.linspace(4, 9, 35, dtype=np.float32).reshape(SHAPE)
-SAMPLE = X.tobytes() + U.tobytes()
 HOST = {"x86_64": "x86-64-v2", "aarch64": "aarch64"}
 
 
@@ -54,13 +46,6 @@ def plan() -> Plan:
     )
 
 
-def expected(x: np.ndarray = X, u: np.ndarray = U) -> bytes:
-    """The outputs for one sample, one after the other."""
-    t = A * x + B
-    y = t + u
-    return b"".join(part.astype(np.float32).tobytes() for part in (y, y + t, A * u + B, y))
-
-
 def image(architecture: int, kind: str = "cubin") -> DeviceImage:
     """Text that the stub driver takes for code of both kernels."""
     entries = "".join(
@@ -80,7 +65,10 @@ def program(images: tuple[DeviceImage, ...] = IMAGES) -> DeviceProgram:
     return device_program("demo", plan(), {"affine": affine, "add": add, "add_too": add}, ())
 
 
-def build(folder: Path, arch: str, images: tuple[DeviceImage, ...] = IMAGES) -> Artifact:
-    made = program(images)
-    folder.mkdir(exist_ok=True)
-    return link("demo", made.source, [], PARAMS, load_profile(HOST[arch]), folder, made.images)
+def build(folder: Path, arch: str) -> Path:
+    """The runner; beside it ``libdemo.so`` where that can be loaded here."""
+    made = program()
+    folder.mkdir()
+    linker = link if arch == host_arch() else link_runner
+    linker("demo", made.source, [], PARAMS, load_profile(HOST[arch]), folder, made.images)
+    return folder / "demo_runner"

@@ -75,6 +75,8 @@ def run_program(command: list[object], arch: str, stub: Path | None, log: Path, 
     """Run a program, under QEMU where need be.
 
     Args:
+        command: The program and its arguments.
+        arch: What it was compiled for.
         stub: Folder of ``libcuda.so.1``; None for a machine without a driver.
         log: File for the calls, overwritten.
         environment: Settings of the stub, by name without ``EDGEC_STUB_``, in lower case.

@@ -6,9 +6,10 @@
  *   EDGEC_STUB_INTEGRATED  1: CPU and GPU share their memory
  *   EDGEC_STUB_MEMORY      bytes of device memory, 1 GiB by default
  *   EDGEC_STUB_FAIL        NAME:N=CODE: the Nth call of NAME (as exported, from 1) gives CODE
- *   EDGEC_STUB_KERNELS     shared library with `void SYMBOL_emulated(const unsigned grid[3], const unsigned block[3],
- *                          unsigned shared_bytes, void **arguments)` per kernel, which computes what the kernel SYMBOL
- *                          would; arguments are those of cuLaunchKernel. Without it nothing is computed.
+ *   EDGEC_STUB_KERNELS     shared library with `const char *SYMBOL_emulated(const unsigned grid[3], const unsigned
+ *                          block[3], unsigned shared_bytes, void **arguments)` per kernel, which computes what the kernel
+ *                          SYMBOL would, or says what is wrong; arguments are those of cuLaunchKernel. Without it nothing
+ *                          is computed.
  *   EDGEC_STUB_SLOW_COPIES 1: a copy between host and device takes a millisecond
  *
  * A call that the driver's documentation forbids (a handle that does not live, no context, a range outside of any

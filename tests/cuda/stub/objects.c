@@ -162,10 +162,11 @@ void execute(const struct node *node) {
         (void)violation(dlerror());
         return;
     }
-    void (*emulated)(const unsigned *grid, const unsigned *block, unsigned shared_bytes, void **arguments);
+    const char *(*emulated)(const unsigned *grid, const unsigned *block, unsigned shared_bytes, void **arguments);
     memcpy(&emulated, &address, sizeof address);
     for (int i = 0; i < node->function->num_arguments; i++) arguments[i] = (void *)(uintptr_t)&node->arguments[i];
-    emulated(node->grid, node->block, node->shared_bytes, arguments);
+    const char *error = emulated(node->grid, node->block, node->shared_bytes, arguments);
+    if (error != NULL) (void)violation(error);
 }
 
 __attribute__((destructor)) static void report(void) {
