@@ -26,6 +26,10 @@ __all__ = [
 KERNEL = "edgec.kernel"
 """Attribute of a tensor expression that names the schedule family of its kernel."""
 
+GEOMETRY = "edgec.geometry"
+"""Attribute of a convolution whose weights have the reduction last: strides, dilations, pads at the top and the left,
+groups, input channels of a group, and what the input is padded with."""
+
 
 def conv_geometry(node: ir.Node, kernel: list[int], spatial: list[int]) -> tuple[list[int], list[int], list[int]]:
     """(strides, dilations, pads) of a convolution or pooling node; pads are all begins, then all ends."""
@@ -129,7 +133,7 @@ def _direct(
 ) -> relax.Expr:
     """A convolution without groups. Few input channels are read from the plain layout, else from the blocked one."""
     in_channels = weights.shape[1]
-    if in_channels < lanes and not emitter.is_blocked(x):
+    if in_channels < lanes and not emitter.is_blocked(x) and emitter.profile.gpu is None:
         source = emitter.plain(x)
         source = emitter.reshape(source, layouts.image_shape(shape_of(source)))
         if any(pads):  # few channels are copied quickly; conditions on single elements would stay in the inner loop
@@ -155,9 +159,10 @@ def _blocked(
         if result is not None:
             return result
     lanes = shape_of(x)[4]
-    packed = emitter.const(layouts.pack_conv_weights(weights, lanes, lanes))
-    arguments = (x, packed, strides, dilations, pads, group, weights.shape[1], emitter.product(weights.dtype))
-    return emitter.te(conv2d_blocked, *arguments, name="conv2d", fusion=Fusion.EPILOGUE)
+    by_output = emitter.profile.gpu is not None
+    packed = emitter.const(layouts.pack_conv_weights(weights, lanes, lanes, by_output))
+    settings = (strides, dilations, pads, group, weights.shape[1], emitter.product(weights.dtype), 0.0, by_output)
+    return emitter.te(conv2d_blocked, x, packed, *settings, name="conv2d", fusion=Fusion.EPILOGUE)
 
 
 def pad_spatial(x: te.Tensor, pads: list[int], first_axis: int, value: float = 0.0) -> te.Tensor:
@@ -192,16 +197,19 @@ def conv2d_blocked(
     channels: int | None = None,
     product: Scalar = multiply,
     fill: float = 0.0,
+    by_output: bool = False,
 ) -> te.Tensor:
     """Direct convolution: x (N, I/i, H, W, i); w (O/o, I/i/group, kh, kw, i, o) -> (N, O/o, H', W', o).
 
-    Groups are made of whole blocks. The padding is a stage of its own, which the schedule inlines. Where the input
-    ``channels`` of a group do not fill their last block, its padding lanes are left out. ``product`` is that of an
-    element and a weight, ``fill`` what the input is padded with.
+    With ``by_output``, w is (O/o, I/i/group, kh, kw, o, i), as tensor cores take it. Groups are made of whole blocks.
+    The padding is a stage of its own, which the schedule inlines. Where the input ``channels`` of a group do not fill
+    their last block, its padding lanes are left out. ``product`` is that of an element and a weight, ``fill`` what the
+    input is padded with.
     """
     x = pad_spatial(x, pads, 2, fill) if any(pads) else x
     n, _, height, width, in_lanes = (int(s) for s in x.shape)
-    out_blocks, in_blocks, kh, kw, _, lanes = (int(s) for s in w.shape)
+    out_blocks, in_blocks, kh, kw, *block = (int(s) for s in w.shape)
+    lanes = block[0 if by_output else 1]
     out_h, out_w = _out(height, kh, strides[0], dilations[0]), _out(width, kw, strides[1], dilations[1])
     channels = channels or in_blocks * in_lanes
     whole = channels == in_blocks * in_lanes
@@ -213,16 +221,15 @@ def conv2d_blocked(
     def element(b: tirx.Var, o: tirx.Var, y: tirx.Var, xx: tirx.Var, c: tirx.Var) -> tirx.Expr:
         source = ic if group == 1 else tirx.floordiv(o, out_blocks // group) * in_blocks + ic
         row, column = y * strides[0] + ky * dilations[0], xx * strides[1] + kx * dilations[1]
-        term = product(x[b, source, row, column, ici], w[o, ic, ky, kx, ici, c])
+        within = (c, ici) if by_output else (ici, c)
+        term = product(x[b, source, row, column, ici], w[o, ic, ky, kx, *within])
         return te.sum(term, axis=[*outer, ky, kx, inner])
 
     is_pointwise = (kh, kw, *strides) == (1, 1, 1, 1) and not any(pads)
-    return te.compute(
-        (n, out_blocks, out_h, out_w, lanes),
-        element,
-        name="conv2d",
-        attrs={KERNEL: "pointwise" if is_pointwise else "conv2d"},
-    )
+    attrs: dict[str, object] = {KERNEL: "pointwise" if is_pointwise else "conv2d"}
+    if by_output:
+        attrs[GEOMETRY] = [*strides, *dilations, *pads[:2], group, channels, int(fill)]
+    return te.compute((n, out_blocks, out_h, out_w, lanes), element, name="conv2d", attrs=attrs)
 
 
 def conv2d_plain_input(

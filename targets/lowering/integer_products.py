@@ -172,17 +172,18 @@ def _convolve_words(
     """A convolution over words of four channels, or of a window's columns and channels where these are few."""
     strides, dilations, pads = geometry
     fill = int(np.full(4, zero).astype(dot.data_dtype).view(np.int32)[0])
-    if group == 1 and weights.shape[1] < BLOCK and not emitter.is_blocked(x):
+    by_output = emitter.profile.gpu is not None
+    if group == 1 and weights.shape[1] < BLOCK and not emitter.is_blocked(x) and not by_output:
         return _convolve_plain(emitter, x, weights, geometry, dot, zero)
     if group > 1:
         weights, group = merge_groups(weights, group, BLOCK)
     in_words = _channel_words(weights)
-    packed = emitter.const(layouts.pack_conv_weights(in_words, BLOCK, BLOCK // layouts.WORD_BYTES))
+    packed = emitter.const(layouts.pack_conv_weights(in_words, BLOCK, BLOCK // layouts.WORD_BYTES, by_output))
     image = emitter.blocked(x, BLOCK).var
     if any(pads) and emitter.profile.by_element:
         image, pads = _stored_padding(emitter, image, pads, zero), [0, 0, 0, 0]
     words = emitter.words(image)
-    settings = (strides, dilations, pads, group, in_words.shape[1], dot, fill)
+    settings = (strides, dilations, pads, group, in_words.shape[1], dot, fill, by_output)
     return _emit_conv(emitter, conv2d_blocked, words, packed, *settings)
 
 

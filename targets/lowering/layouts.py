@@ -74,14 +74,14 @@ def block_array(array: np.ndarray, lanes: int, fill: float = 0.0) -> np.ndarray:
     return np.ascontiguousarray(padded.reshape(n, blocks, lanes, height, width).transpose(0, 1, 3, 4, 2))
 
 
-def pack_conv_weights(weights: np.ndarray, out_lanes: int, in_lanes: int) -> np.ndarray:
-    """Convolution weights (O, I, kh, kw) -> (O/o, I/i, kh, kw, i, o), padded with zeros."""
+def pack_conv_weights(weights: np.ndarray, out_lanes: int, in_lanes: int, by_output: bool = False) -> np.ndarray:
+    """Convolution weights (O, I, kh, kw) -> (O/o, I/i, kh, kw, i, o), padded with zeros; ``by_output``: (..., o, i)."""
     out_channels, in_channels, kh, kw = weights.shape
     out_blocks, in_blocks = -(-out_channels // out_lanes), -(-in_channels // in_lanes)
     padded = np.zeros((out_blocks * out_lanes, in_blocks * in_lanes, kh, kw), weights.dtype)
     padded[:out_channels, :in_channels] = weights
     split = padded.reshape(out_blocks, out_lanes, in_blocks, in_lanes, kh, kw)
-    return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
+    return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 1, 3) if by_output else split.transpose(0, 2, 4, 5, 3, 1))
 
 
 def pack_depthwise_weights(weights: np.ndarray, lanes: int) -> np.ndarray:
@@ -90,10 +90,14 @@ def pack_depthwise_weights(weights: np.ndarray, lanes: int) -> np.ndarray:
     return np.asarray(block_array(weights.reshape(1, channels, kh, kw), lanes)[0])
 
 
-def pack_matrix(matrix: np.ndarray, lanes: int) -> np.ndarray:
-    """The right operand (K, N) of a matrix product -> (ceil(N/lanes), K, lanes), padded with zeros."""
+def pack_matrix(matrix: np.ndarray, lanes: int, by_output: bool = False) -> np.ndarray:
+    """The right operand (K, N) of a matrix product -> (ceil(N/lanes), K, lanes), padded with zeros.
+
+    With ``by_output`` it is (ceil(N/lanes), lanes, K).
+    """
     rows, columns = matrix.shape
     blocks = -(-columns // lanes)
     padded = np.zeros((rows, blocks * lanes), matrix.dtype)
     padded[:, :columns] = matrix
-    return np.ascontiguousarray(padded.reshape(rows, blocks, lanes).transpose(1, 0, 2))
+    split = padded.reshape(rows, blocks, lanes)
+    return np.ascontiguousarray(split.transpose(1, 2, 0) if by_output else split.transpose(1, 0, 2))

@@ -13,9 +13,10 @@ SOURCE = r"""
 #include <cuda_fp16.h>
 extern "C" __global__ void __launch_bounds__(256) transposed(float *to, const float *from) {
     __shared__ float tile[16][17];
-    tile[threadIdx.y][threadIdx.x] = from[(blockIdx.y * 16 + threadIdx.y) * gridDim.x * 16 + blockIdx.x * 16 + threadIdx.x];
+    int row = blockIdx.y * 16, column = blockIdx.x * 16;
+    tile[threadIdx.y][threadIdx.x] = from[(row + threadIdx.y) * gridDim.x * 16 + column + threadIdx.x];
     __syncthreads();
-    to[(blockIdx.x * 16 + threadIdx.y) * gridDim.y * 16 + blockIdx.y * 16 + threadIdx.x] = tile[threadIdx.x][threadIdx.y];
+    to[(column + threadIdx.y) * gridDim.y * 16 + row + threadIdx.x] = tile[threadIdx.x][threadIdx.y];
 }
 extern "C" __global__ void summed(float *to, const half *from) {
     float total = __half2float(from[blockIdx.x * blockDim.x + threadIdx.x]);
@@ -79,8 +80,8 @@ def test_shuffles_sum_up(kernels: EmulatedKernels) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("parted", "not every thread of the block comes to the barrier in line 19, thread 0"),
-        ("two_places", "not every thread of the block comes to the barrier in line 27, thread 0"),
+        ("parted", "not every thread of the block comes to the barrier in line 20, thread 0"),
+        ("two_places", "not every thread of the block comes to the barrier in line 29, thread 0"),
         ("early", "not every lane of the warp takes part"),
         ("outside", "writes outside of argument 0 of outside"),
     ],

@@ -14,7 +14,6 @@ namespace edgec {
 typedef unsigned char Byte;
 
 constexpr int kChunk = 16;
-constexpr int kLanes = 16;  // channels of a block of the layout NCHWc
 
 #if __CUDA_ARCH__ >= 800
 constexpr bool kAsync = true;
@@ -61,13 +60,14 @@ struct Source {
 
 __device__ __forceinline__ int within_chunk(int bytes) { return bytes < 0 ? 0 : bytes > kChunk ? kChunk : bytes; }
 
-// Rows are pixels of the output of a convolution over an image (N, blocks, H, W, 16); chunks are (block, ky, kx, part).
+// Rows are pixels of the output of a convolution over an image (N, blocks, H, W, LANES), chunks (block, ky, kx, part).
 // The image is read as if padded with bytes FILL; channels beyond the last of a group count as zero.
-template <class T, int BATCH, int BLOCKS, int HEIGHT, int WIDTH, int OUT_HEIGHT, int OUT_WIDTH, int KERNEL_HEIGHT,
-          int KERNEL_WIDTH, int STRIDE_Y, int STRIDE_X, int DILATION_Y, int DILATION_X, int PAD_Y, int PAD_X,
-          int CHANNELS, int FILL>
+template <class T, int LANES, int BATCH, int BLOCKS, int HEIGHT, int WIDTH, int OUT_HEIGHT, int OUT_WIDTH,
+          int KERNEL_HEIGHT, int KERNEL_WIDTH, int STRIDE_Y, int STRIDE_X, int DILATION_Y, int DILATION_X, int PAD_Y,
+          int PAD_X, int CHANNELS, int FILL>
 struct Image {
-    static constexpr int parts = sizeof(T) * kLanes / kChunk, group_blocks = (CHANNELS + kLanes - 1) / kLanes;
+    typedef T Element;
+    static constexpr int parts = sizeof(T) * LANES / kChunk, group_blocks = (CHANNELS + LANES - 1) / LANES;
     static constexpr int units = group_blocks * KERNEL_HEIGHT * KERNEL_WIDTH, depth = units * parts;
     struct Row {
         int offset, y, x;
@@ -88,7 +88,7 @@ struct Image {
         int unit = chunk / parts, part = chunk % parts;
         int block = unit / (KERNEL_HEIGHT * KERNEL_WIDTH), window = unit % (KERNEL_HEIGHT * KERNEL_WIDTH);
         int y = window / KERNEL_WIDTH * DILATION_Y, x = window % KERNEL_WIDTH * DILATION_X;
-        int bytes = within_chunk((CHANNELS - block * kLanes) * (int)sizeof(T) - part * kChunk);
+        int bytes = within_chunk((CHANNELS - block * LANES) * (int)sizeof(T) - part * kChunk);
         return {((block * HEIGHT + y) * WIDTH + x) * parts + part, y, x, chunk < depth ? bytes : 0};
     }
     __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
@@ -107,10 +107,10 @@ struct Image {
     }
 };
 
-// Rows are output channels of weights (blocks, taps, 16 output channels, 16 input channels), of one group.
-template <class T, int OUT_BLOCKS, int UNITS>
+// Rows are output channels of weights (blocks, taps, LANES output channels, LANES input channels), of one group.
+template <class T, int LANES, int OUT_BLOCKS, int UNITS>
 struct Filter {
-    static constexpr int parts = sizeof(T) * kLanes / kChunk, depth = UNITS * parts;
+    static constexpr int parts = sizeof(T) * LANES / kChunk, depth = UNITS * parts;
     const Byte *data;
     int group;
 
@@ -121,12 +121,12 @@ struct Filter {
         int offset, bytes;
     };
     __device__ __forceinline__ Row row(int number) const {
-        int block = group * OUT_BLOCKS + number / kLanes;
-        bool is_there = number < OUT_BLOCKS * kLanes;
-        return {is_there ? data + (long long)(block * UNITS * kLanes + number % kLanes) * (parts * kChunk) : nullptr};
+        int block = group * OUT_BLOCKS + number / LANES;
+        bool is_there = number < OUT_BLOCKS * LANES;
+        return {is_there ? data + (long long)(block * UNITS * LANES + number % LANES) * (parts * kChunk) : nullptr};
     }
     __device__ __forceinline__ Tap tap(int chunk) const {
-        return {(chunk / parts * kLanes * parts + chunk % parts) * kChunk, chunk < depth ? kChunk : 0};
+        return {(chunk / parts * LANES * parts + chunk % parts) * kChunk, chunk < depth ? kChunk : 0};
     }
     __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
         return row.from ? Source{row.from + tap.offset, tap.bytes} : Source{data, 0};
@@ -136,6 +136,7 @@ struct Filter {
 // Rows are those of a matrix (ROWS, DEPTH); DEPTH elements are a multiple of 16 bytes.
 template <class T, int ROWS, int DEPTH>
 struct Matrix {
+    typedef T Element;
     static constexpr int pitch = DEPTH * sizeof(T), depth = pitch / kChunk;
     static_assert(pitch % kChunk == 0, "rows begin at multiples of 16 bytes");
     const Byte *data;
@@ -403,9 +404,10 @@ __device__ __forceinline__ void add_warps(Total (&total)[Tile::m_parts][Tile::n_
 }
 
 // The sums of a block's tile, which begins at first_row and first_column of the group; result[m part][2][n part][2].
-template <class Tile, class Left, class Right, class T>
-__device__ __forceinline__ void main_loop(void *result, const T *left, const void *right, int group, int first_row,
+template <class Tile, class Left, class Right>
+__device__ __forceinline__ void main_loop(void *result, const void *left, const void *right, int group, int first_row,
                                           int first_column) {
+    typedef typename Left::Element T;
     typedef typename Sum<T>::Type Total;
     __shared__ __align__(128) Byte shared[Tile::shared_bytes];
     constexpr int kSteps = (Left::depth + Tile::chunks - 1) / Tile::chunks;
@@ -437,7 +439,7 @@ __device__ __forceinline__ void main_loop(void *result, const T *left, const voi
             }
             copy_commit();
             const Byte *tile = shared + current * Tile::stage_bytes;
-            multiply_stage<Tile>(total, tile, tile + kLeftBytes, m, n, k, left);
+            multiply_stage<Tile>(total, tile, tile + kLeftBytes, m, n, k, (const T *)nullptr);
             current = current + 1 == Tile::stages ? 0 : current + 1;
             next = next + 1 == Tile::stages ? 0 : next + 1;
         }
@@ -451,7 +453,7 @@ __device__ __forceinline__ void main_loop(void *result, const T *left, const voi
             const Byte *tile = shared + stage % 2 * Tile::stage_bytes;
             Byte *other = shared + (stage + 1) % 2 * Tile::stage_bytes;
             if (stage + 1 < kSteps) a.fetch(other, stage + 1), b.fetch(other, stage + 1);
-            multiply_stage<Tile>(total, tile, tile + kLeftBytes, m, n, k, left);
+            multiply_stage<Tile>(total, tile, tile + kLeftBytes, m, n, k, (const T *)nullptr);
             if (stage + 1 < kSteps) a.deposit(other), b.deposit(other + kLeftBytes);
         }
     }
