@@ -242,6 +242,7 @@ def link(c: Compilation) -> None:
     """Objects + generated driver + runtime -> libraries and runner."""
     from edgec.targets import driver
     from edgec.targets import link as linker
+    from edgec.targets.cuda.device_code import prelude
     from edgec.targets.cuda.program import device_program
 
     images = None
@@ -250,6 +251,8 @@ def link(c: Compilation) -> None:
     else:
         program = device_program(c.name, c.plan, c.device_kernels, c.profile.required_features)
         c.driver, images = program.source, program.images
+        sources = {kernel.symbol: kernel.source for kernel in c.device_kernels.values()}
+        (c.subfolder("lib") / "kernels.cu").write_text("\n".join([prelude(), *sources.values()]))
     c.dump.text("driver", "c", lambda: c.driver)
     folder = c.subfolder("lib")
     linker.link(c.name, c.driver, c.objects, c.plan.params, c.profile, folder, images)

@@ -18,14 +18,14 @@ from edgec.targets.cuda.intrinsics import lower_to_cuda
 from edgec.targets.cuda.kernels import DeviceKernel
 from edgec.targets.cuda.nvrtc import find_compiler
 
-__all__ = ["DeviceSource", "compile_source", "device_source"]
+__all__ = ["DeviceSource", "compile_source", "device_source", "prelude"]
 
 _LAUNCHED_BY_DEVICE = 2  # tvm::CallingConv::kDeviceKernelLaunch
 
 
 @dataclass(frozen=True)
 class DeviceSource:
-    """CUDA C of one kernel, and how it is launched."""
+    """CUDA C of one kernel without what all of them include, and how it is launched."""
 
     symbol: str
     text: str
@@ -45,7 +45,7 @@ def device_source(function: tirx.PrimFunc, symbol: str, row: Architecture) -> De
     code = tvm.get_global_func("target.build.cuda")(module, target).inspect_source("cuda")
     _, opening, body = code.partition('extern "C" __global__')
     grid, block = (tuple(extents.get(f"{level}.{axis}", 1) for axis in "xyz") for level in ("blockIdx", "threadIdx"))
-    return DeviceSource(symbol, f"{_prelude()}\n{opening}{body}", grid, block)  # type: ignore[arg-type]
+    return DeviceSource(symbol, f"{opening}{body}", grid, block)  # type: ignore[arg-type]
 
 
 def compile_source(source: DeviceSource, rows: Iterable[Architecture]) -> DeviceKernel:
@@ -55,8 +55,8 @@ def compile_source(source: DeviceSource, rows: Iterable[Architecture]) -> Device
         UnsupportedError: There is no compiler for one.
         EdgecError: The compiler refuses the source.
     """
-    images = tuple(find_compiler(row).compile(source.text, row) for row in rows)
-    return DeviceKernel(source.symbol, images, source.grid, source.block)
+    images = tuple(find_compiler(row).compile(f"{prelude()}\n{source.text}", row) for row in rows)
+    return DeviceKernel(source.symbol, images, source.grid, source.block, source=source.text)
 
 
 def _thread_extents(function: tirx.PrimFunc) -> dict[str, int]:
@@ -84,7 +84,8 @@ def _plain_arguments(function: tirx.PrimFunc, _module: object, _context: object)
 
 
 @cache
-def _prelude() -> str:
+def prelude() -> str:
+    """What the source of every kernel begins with."""
     return (resources.files("edgec.targets.cuda.device") / "prelude.cuh").read_text()
 
 
@@ -99,6 +100,7 @@ _PHASES = [
     s_tir.transform.CompactBufferAllocation(),
     s_tir.transform.UnifyThreadBinding(),
     s_tir.transform.LowerMatchBuffer(),
+    tirx.transform.ConvertSSA(),
     tirx.transform.StmtSimplify(),
     s_tir.transform.AnnotateIrregularLoop(),
     s_tir.transform.LowerOpaqueBlock(),

@@ -55,6 +55,7 @@ class DeviceKernel:
         grid: Blocks along x, y, z.
         block: Threads of a block along x, y, z.
         dynamic_shared_bytes: Shared memory to ask for at launch, in bytes.
+        source: CUDA C that it was made of, to read.
     """
 
     symbol: str
@@ -62,6 +63,7 @@ class DeviceKernel:
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     dynamic_shared_bytes: int = 0
+    source: str = ""
 
     def packed(self) -> bytes:
         """All of it as text that :meth:`unpacked` reads."""
@@ -83,4 +85,4 @@ class DeviceKernel:
             for image in fields["images"]
         )
         grid, block = tuple(fields["grid"]), tuple(fields["block"])
-        return cls(fields["symbol"], images, grid, block, fields["dynamic_shared_bytes"])
+        return cls(fields["symbol"], images, grid, block, fields["dynamic_shared_bytes"], fields["source"])

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.targets.lowering.attributes import integer
-from edgec.targets.lowering.emitter import Emitter, dtype_name
+from edgec.targets.lowering.emitter import Emitter, dtype_name, static_shape
 
 __all__ = ["largest"]
 
@@ -60,15 +60,16 @@ def _sum_of_products(emitter: Emitter, node: ir.Node) -> np.ndarray:
     zero, weights_zero = [float(zero.reshape(())) for zero in zeros if zero is not None] + [0.0] * (2 - len(zeros))
     info = np.iinfo(dtype_name(node.inputs[0]))
     reach = max(float(info.max) - zero, zero - float(info.min))
-    magnitudes = np.abs(weights.astype(np.float64) - weights_zero) * reach
+    magnitudes: np.ndarray = np.abs(weights.astype(np.float64) - weights_zero) * reach
     if node.op_type == "MatMulInteger":
         return magnitudes.sum(axis=-2) if weights.ndim == 2 else _UNKNOWN
-    return magnitudes.reshape(len(weights), -1).sum(axis=1).reshape(-1, *[1] * (weights.ndim - 2))
+    by_channel: np.ndarray = magnitudes.reshape(len(weights), -1).sum(axis=1)
+    return by_channel.reshape(-1, *[1] * (weights.ndim - 2))
 
 
 def _dequantized(emitter: Emitter, node: ir.Node, steps: np.ndarray) -> np.ndarray:
     scale, *zero = [emitter.constant(value) for value in node.inputs[1:]]
-    rank = len(node.inputs[0].shape)
+    rank = len(static_shape(node.inputs[0]))
     if scale is None or any(array is None for array in zero) or integer(node, "block_size", 0):
         return _UNKNOWN
     along = [-1 if axis == integer(node, "axis", 1) % rank else 1 for axis in range(rank)] if scale.size > 1 else []

@@ -372,8 +372,10 @@ def _product_with_weights(emitter: Emitter, node: ir.Node) -> tuple[ir.Value, re
         padded = np.pad(matrix, ((0, missing), (0, 0)))
         matrix = layouts.word_array(padded.reshape(-1, layouts.WORD_BYTES, columns).swapaxes(1, 2))[..., 0]
         x = emitter.words(x)
-    packed = emitter.const(layouts.pack_matrix(matrix, emitter.profile.lanes("int32")))
-    total = emitter.te(packed_matmul, x, packed, columns, product, name="matmul_integer", fusion=Fusion.EPILOGUE)
+    by_column = emitter.profile.gpu is not None
+    packed = emitter.const(layouts.pack_matrix(matrix, emitter.profile.lanes("int32"), by_column))
+    arguments = (x, packed, columns, product, by_column)
+    total = emitter.te(packed_matmul, *arguments, name="matmul_integer", fusion=Fusion.EPILOGUE)
     if zero is not None:
         out, addend = _with_bias(emitter, node, -(zero + offset) * sums, -1)
         return out, _plus(emitter, total, addend)

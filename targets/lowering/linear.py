@@ -19,6 +19,9 @@ __all__ = ["batched_matmul", "packed_matmul"]
 
 KERNEL = "edgec.kernel"
 
+BY_COLUMN = "edgec.by_column"
+"""Attribute of a product whose weights have the reduction last."""
+
 
 @lowers("MatMul")
 def matmul(emitter: Emitter, node: ir.Node) -> None:
@@ -87,9 +90,10 @@ def _packed(emitter: Emitter, x: relax.Expr, matrix: np.ndarray | QuantizedMatri
     lanes = emitter.profile.lanes(matrix.dtype.name)
     blocks = _column_blocks(matrix.shape[1], lanes)
     padded = np.pad(matrix, ((0, 0), (0, blocks * lanes - matrix.shape[1])))
-    packed = emitter.const(layouts.pack_matrix(padded, lanes))
+    by_column = emitter.profile.gpu is not None
+    packed = emitter.const(layouts.pack_matrix(padded, lanes, by_column))
     assert dtype_of(x) == matrix.dtype.name
-    arguments = (x, packed, matrix.shape[1], emitter.product(matrix.dtype))
+    arguments = (x, packed, matrix.shape[1], emitter.product(matrix.dtype), by_column)
     result = emitter.te(packed_matmul, *arguments, name="matmul", fusion=Fusion.EPILOGUE)
     return emitter.narrowed(result, matrix.dtype)
 
@@ -106,21 +110,25 @@ def _column_blocks(columns: int, lanes: int) -> int:
     return blocks + 1 if columns % lanes and blocks > 5 and all(blocks % vectors for vectors in (2, 3, 5)) else blocks
 
 
-def packed_matmul(x: te.Tensor, w: te.Tensor, columns: int, product_of: Scalar = multiply) -> te.Tensor:
+def packed_matmul(
+    x: te.Tensor, w: te.Tensor, columns: int, product_of: Scalar = multiply, by_column: bool = False
+) -> te.Tensor:
     """Input (..., M, K), weights (blocks, K, lanes) -> (..., M, N) with N <= blocks * lanes.
 
-    ``product_of`` is that of an element and a weight. The product has whole vectors of columns; those beyond N are
-    dropped by a second stage.
+    With ``by_column``, the weights are (blocks, lanes, K), as tensor cores take them. ``product_of`` is that of an
+    element and a weight. The product has whole vectors of columns; those beyond N are dropped by a second stage.
     """
-    blocks, depth, lanes = (int(s) for s in w.shape)
+    blocks, *matrix = (int(s) for s in w.shape)
+    lanes, depth = matrix if by_column else matrix[::-1]
     leading = [int(s) for s in x.shape[:-1]]
     k = te.reduce_axis((0, depth), "k")
-    product = te.compute(
-        (*leading, blocks * lanes),
-        lambda *i: te.sum(product_of(x(*i[:-1], k), w[i[-1] // lanes, k, i[-1] % lanes]), axis=[k]),
-        name="matmul",
-        attrs={KERNEL: "matmul"},
-    )
+
+    def element(*i: tirx.Var) -> tirx.Expr:
+        block, lane = i[-1] // lanes, i[-1] % lanes
+        return te.sum(product_of(x(*i[:-1], k), w[block, lane, k] if by_column else w[block, k, lane]), axis=[k])
+
+    attrs: dict[str, object] = {KERNEL: "matmul", **({BY_COLUMN: 1} if by_column else {})}
+    product = te.compute((*leading, blocks * lanes), element, name="matmul", attrs=attrs)
     if columns == blocks * lanes:
         return product
     return te.compute((*leading, columns), lambda *i: product(*i), name="columns")

@@ -97,14 +97,16 @@ def quantize_linear(emitter: Emitter, node: ir.Node) -> None:
             return saturated(steps, zero_point, out, is_small=is_small)
         return (nearest_integer(_bounded(steps, zero_point, out)) + zero_point).astype(out)
 
+    back = _inverse(emitter, node)
+    is_seen_by_none = back is not None and _is_quantized_again(back.outputs[0])
+
     def and_back(x: tirx.Expr, s: tirx.Expr, t: tirx.Expr, *z: tirx.Expr) -> tirx.Expr:
         zero_point = z[0].astype("int32") if z else tirx.const(0, "int32")
         steps = _bounded(x if is_unit else x / s, zero_point, out)
-        if _is_quantized_again(back.outputs[0]):  # nobody sees that zeros keep their sign
+        if is_seen_by_none:  # nobody sees that zeros keep their sign
             return rounded(rounded_to_ones(steps) * t)
         return rounded(nearest_integer(steps).astype("float32") * t)
 
-    back = _inverse(emitter, node)
     if zero is not None and (array := emitter.constant(zero)) is not None and not array.any():
         zero = None
     if back is None:

@@ -129,8 +129,9 @@ def _convolve(emitter: Emitter, x: relax.Expr, stacked: np.ndarray, group: int, 
         arguments = (x, emitter.const(packed), [1, 1], [1, 1], pads, emitter.product(stacked.dtype))
         return emitter.te(depthwise_blocked, *arguments, name="depthwise", fusion=Fusion.EPILOGUE)
     packed = np.concatenate([layouts.pack_conv_weights(phase, lanes, lanes) for phase in stacked])
-    arguments = (x, emitter.const(packed), [1, 1], [1, 1], pads, 1, None, emitter.product(stacked.dtype))
-    return emitter.te(conv2d_blocked, *arguments, name="conv2d", fusion=Fusion.EPILOGUE)
+    ones, product = [1, 1], emitter.product(stacked.dtype)
+    all_arguments = (x, emitter.const(packed), ones, ones, pads, 1, None, product)
+    return emitter.te(conv2d_blocked, *all_arguments, name="conv2d", fusion=Fusion.EPILOGUE)
 
 
 def _interleave(x: te.Tensor, rows: Phases, columns: Phases, out_sizes: list[int]) -> te.Tensor:

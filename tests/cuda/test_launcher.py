@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 
 from edgec.devices.selection import host_arch
+from edgec.targets.cuda.program import device_program
+from edgec.targets.link import link_runner
+from edgec.targets.lowering.plan import KernelCall, Place, PlacedBuffer, Plan, TensorSpec
+from edgec.targets.profile import load_profile
 from tests.cuda import launched_model
 from tests.cuda.launched_numbers import PARAMS, SAMPLE, U, X, expected
 from tests.cuda.stub_driver import Outcome, build_stub, compile_library, run_program
@@ -332,6 +336,21 @@ def test_two_sessions_in_one_process(native: Built, tmp_path: Path) -> None:
     assert (second.code, second.err) == (0, "")
     assert second.out.startswith(b"10 model 'demo' needs 2124 bytes of the GPU's memory, of which 876 of 3000 bytes")
     second.assert_clean()
+
+
+def test_model_without_kernels_parameters_and_arena(native: Built, tmp_path: Path) -> None:
+    source, target = (PlacedBuffer(place, 0, "float32") for place in (Place.INPUT, Place.OUTPUT))
+    specs = [(TensorSpec(name, (3,), "float32"),) for name in "xy"]
+    plan = Plan(*specs, (KernelCall("copy_output", (source, target)),), {}, b"", 0, 0)
+    program = device_program("bare", plan, {}, ())
+    assert program.images == {}
+    profile = load_profile(launched_model.HOST[native.arch])
+    runner = link_runner("bare", program.source, [], b"", profile, tmp_path, program.images)
+    (tmp_path / "in").write_bytes(X.tobytes()[:12])
+    outcome = native.call(tmp_path, "run", "--input", tmp_path / "in", "--output", tmp_path / "out", runner=runner)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert (tmp_path / "out").read_bytes() == X.tobytes()[:12]
+    outcome.assert_clean()
 
 
 def test_what_the_artifact_needs(built: Built) -> None:

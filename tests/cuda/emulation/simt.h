@@ -12,6 +12,7 @@
 #define __noinline__ __attribute__((noinline))
 #define __restrict__ __restrict
 #define __align__(n) __attribute__((aligned(n)))
+#define alignas(n) __attribute__((aligned(n)))  // C++ has it nowhere but first, CUDA C after __shared__ too
 #define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("edgec_shared"), used))
 #ifndef __CUDA_ARCH__
