@@ -16,7 +16,7 @@ from edgec.progress import Progress, silent
 from edgec.samples import Samples
 from edgec.sources import call_reference, origin
 
-__all__ = ["Judge", "Metric", "agreement", "open_metric"]
+__all__ = ["Judge", "Metric", "agreement", "are_probabilities", "open_metric"]
 
 Array: TypeAlias = NDArray[np.generic]
 Metric: TypeAlias = Callable[[Mapping[str, Array], Mapping[str, Array]], float]
@@ -105,7 +105,7 @@ def agreement(expected: Array, actual: Array) -> float:
     if expected.dtype.kind != "f":
         return 100 * float(np.mean(expected == actual))
     a, b = expected.astype(np.float64), actual.astype(np.float64)
-    if a.ndim >= 2 and a.shape[-1] > 1 and (_are_scores(a) or _are_probabilities(a)):
+    if a.ndim >= 2 and a.shape[-1] > 1 and (_are_scores(a) or are_probabilities(a)):
         return 100 * float(np.mean(a.argmax(-1) == b.argmax(-1)))
     error, power = float(np.square(a - b).sum()), float(np.square(a).sum())
     if not power:
@@ -117,5 +117,6 @@ def _are_scores(stacked: NDArray[np.float64]) -> bool:
     return all(extent == 1 for extent in stacked.shape[1:-1]) and stacked.ndim <= 3
 
 
-def _are_probabilities(stacked: NDArray[np.float64]) -> bool:
+def are_probabilities(stacked: NDArray[np.float64]) -> bool:
+    """Whether the last axis of an output holds shares of one."""
     return bool((stacked >= 0).all() and np.allclose(stacked.sum(-1), 1, atol=1e-3))

@@ -32,6 +32,12 @@ Build = Callable[[ir.Model, str], "Bundle"]
 _FASTER = 0.99
 """Of the time before: what counts as faster, when a layer is taken back to float for it."""
 
+_LEAST_SAVING = 0.01
+"""Of what all layers save: what any layer counts for, when harm is divided by time. Conversions cost something too."""
+
+_ANALYSED = 8
+"""Samples on which every layer is quantized alone."""
+
 _OPTIONS = (
     Settings(),
     Settings(equalization="activations"),
@@ -96,8 +102,17 @@ class _Search:
         assert best is not None
         return best
 
+    def ranking(self, full: _Candidate, analysis: QuantizationReport, in_float: Bundle) -> list[str]:
+        """The layers, first the one that does most harm for the time that integers save in it, where that is known."""
+        if self.timer is not None:
+            self._time_layers(full, in_float, self._on_target(full))
+        saved = {name: max(before - after, 0.0) for name, (before, after) in self.layers_ms.items()}
+        least = _LEAST_SAVING * sum(saved.values()) or 1.0
+        harms = {layer.name: layer.harm / (saved.get(layer.name, 0.0) + least) for layer in analysis.layers}
+        return sorted(harms, key=lambda name: -harms[name])
+
     def restore_accuracy(self, full: _Candidate, ranking: list[str]) -> _Candidate | None:
-        """Take the most sensitive layers back to float, as few as suffice; None if no number does."""
+        """Take the first layers of a ranking back to float, as few as suffice; None if no number does."""
         tried, found, count, short, enough = self.tried, full, 1, 0, 0
         tried[0] = full.drop
         linear = [unit.name for unit in full.made.placement.units if unit.is_linear]
@@ -138,10 +153,7 @@ class _Search:
         """
         assert self.timer is not None
         bundle = self._on_target(chosen)
-        names = {str(node.outputs[0].name): str(node.name) for node in chosen.prepared.simplified.graph}
-        before, after = ({names.get(v, v): t for v, t in self.timer.layers_ms(b).items()} for b in (in_float, bundle))
-        linear = {unit.name for unit in chosen.made.placement.units if unit.is_linear}
-        self.layers_ms = {name: (before[name], after[name]) for name in linear if name in before and name in after}
+        self._time_layers(chosen, in_float, bundle)
         losses = {name: after - before for name, (before, after) in self.layers_ms.items() if after >= before}
         slow = sorted(losses, key=lambda name: -losses[name])
         count = len(slow)
@@ -160,6 +172,13 @@ class _Search:
             count //= 2
         self.float_ms, self.int8_ms = self.timer.latencies_ms([in_float, bundle])
         return chosen, self.int8_ms < self.float_ms
+
+    def _time_layers(self, candidate: _Candidate, in_float: Bundle, bundle: Bundle) -> None:
+        assert self.timer is not None
+        names = {str(node.outputs[0].name): str(node.name) for node in candidate.prepared.simplified.graph}
+        before, after = ({names.get(v, v): t for v, t in self.timer.layers_ms(b).items()} for b in (in_float, bundle))
+        linear = {unit.name for unit in candidate.made.placement.units if unit.is_linear}
+        self.layers_ms = {name: (before[name], after[name]) for name in linear if name in before and name in after}
 
     def _without(self, chosen: _Candidate, names: list[str]) -> _Candidate | None:
         """The candidate with more layers in float; None where that leaves none in integers."""
@@ -210,10 +229,10 @@ def quantize_auto(
     search = _Search(imported, calibration, aim, target, build, judge, usable, progress)
     search.float_score = judge.score(in_float)
     full = search.best_options()
-    analysis = analyse(full.made, progress=progress)
+    analysis = analyse(full.made, count=_ANALYSED, progress=progress)
     chosen = full
     if not search.is_accurate(full):
-        restored = search.restore_accuracy(full, [layer.name for layer in analysis.ranking])
+        restored = search.restore_accuracy(full, search.ranking(full, analysis, on_target))
         if restored is None:
             return _float_result(search, full, analysis, f"int8 costs {full.drop:.2f} points", device)
         chosen = restored

@@ -77,6 +77,11 @@ class Quantization:
     kept: frozenset[str]
     notes: tuple[str, ...]
 
+    @property
+    def input_means(self) -> dict[str, NDArray[np.float64]]:
+        """What the channels of linear operators' inputs are on average, by the names of the nodes."""
+        return {name: self.calibration.channels[read].means for name, read in _read_by_linear(self.placement).items()}
+
     def name_in_result(self, value: ir.Value) -> str:
         """The name in `model` of a value of `simplified` as its readers see it: rounded, if it is."""
         rounded = value in self.placement.rounded and not value.is_graph_output()

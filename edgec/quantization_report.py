@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from edgec.accuracy import are_probabilities
 from edgec.frontend import execute
 from edgec.frontend.executor import Array
 from edgec.passes.quantization import InsertPairs, Unit
@@ -31,6 +32,8 @@ class LayerReport:
         accumulated_sqnr_db: Of its output in the quantized model, where all layers before it are quantized as well.
         isolated_sqnr_db: Of its output where it alone is quantized: its input and its weights.
         sensitivity_db: Signal to error of the model's outputs where it alone is quantized: low where it hurts.
+        harm: What that does to them: of rows of probabilities, the mean of 1 - sum(sqrt(p q)), their squared Hellinger
+            distance; of all else, error to signal. It is the largest of several outputs.
         low: What the integers of its input reach.
         high: The same, at the upper end.
         seen_low: The least value of its input in the calibration data.
@@ -50,6 +53,7 @@ class LayerReport:
     accumulated_sqnr_db: float
     isolated_sqnr_db: float
     sensitivity_db: float
+    harm: float
     low: float
     high: float
     seen_low: float
@@ -148,6 +152,8 @@ def analyse(made: Quantization, *, count: int = 2, progress: Progress = silent) 
     values = {str(value.name): made.name_in_result(value) for unit in units for value in unit.outputs}
     outputs = [str(value.name) for value in made.simplified.graph.outputs]
     exact = [execute(made.simplified, row, outputs=[*values, *outputs]) for row in rows]
+    floats = [name for name in outputs if exact[0][name].dtype.kind == "f"]
+    means = made.input_means if made.settings.corrects_bias else {}
     accumulated = {name: _Noise() for name in [*values, *outputs]}
     for row, right in zip(rows, exact, strict=True):
         actual = execute(made.model, row, outputs=[*values.values(), *outputs])
@@ -156,16 +162,20 @@ def analyse(made: Quantization, *, count: int = 2, progress: Progress = silent) 
     layers = []
     for index, unit in enumerate(units):
         alone = made.simplified.clone()
-        InsertPairs(made.encodings, made.kept, made.settings.is_per_channel, only=frozenset({unit.name}))(alone)
+        only = frozenset({unit.name})
+        InsertPairs(made.encodings, made.kept, made.settings.is_per_channel, means=means, only=only)(alone)
         isolated, sensitivity = _Noise(), _Noise()
+        reached: dict[str, list[Array]] = {output: [] for output in floats}
         name = str(unit.outputs[0].name)
         for row, right in zip(rows, exact, strict=True):
             actual = execute(alone, row, outputs=[name, *outputs])
             isolated.add(right[name], actual[name])
-            for output in outputs:
-                if right[output].dtype.kind == "f":
-                    sensitivity.add(right[output], actual[output])
-        layers.append(_layer(made, unit, accumulated[name].sqnr_db, isolated.sqnr_db, sensitivity.sqnr_db))
+            for output, arrays in reached.items():
+                sensitivity.add(right[output], actual[output])
+                arrays.append(actual[output])
+        harms = [_harm(np.stack([row[output] for row in exact]), np.stack(found)) for output, found in reached.items()]
+        errors = (accumulated[name].sqnr_db, isolated.sqnr_db, sensitivity.sqnr_db)
+        layers.append(_layer(made, unit, *errors, max(harms, default=0.0)))
         progress("analyse", index + 1, len(units))
     return QuantizationReport(
         model=str(made.simplified.graph.name),
@@ -179,7 +189,18 @@ def analyse(made: Quantization, *, count: int = 2, progress: Progress = silent) 
     )
 
 
-def _layer(made: Quantization, unit: Unit, accumulated: float, isolated: float, sensitivity: float) -> LayerReport:
+def _harm(exact: Array, actual: Array) -> float:
+    """See `LayerReport.harm`. A distance that is bounded: one answer that flips must not outweigh all the others."""
+    a, b = exact.astype(np.float64), actual.astype(np.float64)
+    if a.ndim >= 2 and are_probabilities(a):
+        return float(max(0.0, 1 - np.sqrt(a * np.maximum(b, 0)).sum(axis=-1).mean()))
+    error, power = float(np.square(a - b).sum()), float(np.square(a).sum())
+    return error / power if power else math.inf if error else 0.0
+
+
+def _layer(
+    made: Quantization, unit: Unit, accumulated: float, isolated: float, sensitivity: float, harm: float
+) -> LayerReport:
     read = str(unit.inputs[0].name)
     reached, histogram = made.encodings[read].range, made.calibration.histograms[read]
     centers, total = histogram.centers, max(histogram.total, 1)
@@ -202,6 +223,7 @@ def _layer(made: Quantization, unit: Unit, accumulated: float, isolated: float, 
         accumulated_sqnr_db=accumulated,
         isolated_sqnr_db=isolated,
         sensitivity_db=sensitivity,
+        harm=harm,
         low=reached.low,
         high=reached.high,
         seen_low=min(histogram.low, 0.0),

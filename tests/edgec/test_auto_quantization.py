@@ -156,6 +156,16 @@ def test_a_sensitive_layer_stays_in_float():
 
 
 @pytest.mark.usefixtures("in_engine")
+@pytest.mark.parametrize(("saved_ms", "tried"), [(0.0, [0, 1]), (500.0, [0, 1, 2])])
+def test_what_saves_no_time_goes_back_to_float_first(saved_ms: float, tried: list[int]):
+    """One layer does all the harm; if integers save much there, one in which they save nothing is tried before it."""
+    timer = FakeTimer({"a": 1.0, "d": 1.0 + saved_ms, "y": 3.0}, FAST)
+    made = decide(timer, Aim(0.1, closeness))
+    assert [count for count, _ in made.report.tried] == tried
+    assert precisions(made) == {"a": "int8", "d": "float32", "y": "int8"} and made.report.score > 99.9
+
+
+@pytest.mark.usefixtures("in_engine")
 def test_a_layer_that_is_slower_in_integers_stays_in_float_if_that_pays():
     made = decide(FakeTimer(SLOW, {**FAST, "y": 2.5}), ANY)
     assert precisions(made) == {"a": "int8", "d": "int8", "y": "float32"}

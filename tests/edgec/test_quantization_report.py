@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx import numpy_helper, parser
 
 from edgec.calibration_checks import scale_warnings
 from edgec.frontend import execute
@@ -54,6 +55,27 @@ def test_figures_of_the_layers(made, report):
     assert fc.accumulated_sqnr_db <= fc.isolated_sqnr_db + 1
     assert conv.float_bytes == 4 * (4 * 27 + 4) and conv.quantized_bytes == 4 * 27 + 8 * 4
     assert report.quantized_bytes < report.float_bytes
+
+
+def test_harm_to_probabilities_and_to_numbers():
+    """A model of one layer: alone, it is the quantized model."""
+    rows = {"x": np.random.default_rng(3).standard_normal((8, 2, 6)).astype(np.float32)}
+    weights = np.random.default_rng(4).standard_normal((6, 5)).astype(np.float32)
+    for ending in ("y = Softmax(a)", "y = Identity(a)"):
+        proto = parser.parse_model(f"""<ir_version: 10, opset_import: ["": 22]>
+            g (float[2, 6] x) => (float[2, 5] y) {{ a = MatMul(x, w) {ending} }}""")
+        proto.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+        made = quantize_imported(read_model(proto), rows, Settings())
+        (layer,) = analyse(made, count=8).layers
+        exact, actual = (
+            np.concatenate([execute(model, {"x": row})["y"].astype(np.float64) for row in rows["x"]])
+            for model in (made.simplified, made.model)
+        )
+        if "Softmax" in ending:
+            right = np.square(np.sqrt(exact) - np.sqrt(actual)).sum(-1).mean() / 2
+        else:
+            right = np.square(exact - actual).sum() / np.square(exact).sum()
+        assert layer.harm == pytest.approx(right, rel=1e-2) and right > 0
 
 
 def test_ranges_and_clipping(made, report):
