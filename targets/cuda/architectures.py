@@ -18,7 +18,8 @@ class Architecture:
     Attributes:
         capability: As one integer: 87 for sm_87.
         name: Of the generation.
-        toolkits: Major versions of the CUDA compilers that make code for it, newest first.
+        toolkits: Major versions of the CUDA compilers that make code for it, the best one first: the newest, but for
+            Jetson boards the oldest, as drivers load no code of a newer major version, and those come with JetPack.
         shared_bytes: Most shared memory that a block can ask for, in bytes.
         resident_threads: Threads that a multiprocessor holds at once.
     """
@@ -51,22 +52,23 @@ class Architecture:
 
 
 # CUDA C++ Programming Guide, "Compute Capabilities", technical specifications per compute capability; which compiler
-# serves which: release notes of CUDA 12.9 (Maxwell to Blackwell) and 13.0 (from Turing on, sm_110 instead of sm_101).
+# serves which: release notes of CUDA 11.8 (to Hopper), 12.9 (to Blackwell) and 13.0 (from Turing on, sm_110 instead of
+# sm_101).
 ARCHITECTURES = {
     row.capability: row
     for row in (
-        Architecture(53, "Maxwell", (12,), 48 << 10, 2048),
-        Architecture(60, "Pascal", (12,), 48 << 10, 2048),
-        Architecture(61, "Pascal", (12,), 48 << 10, 2048),
-        Architecture(62, "Pascal", (12,), 48 << 10, 2048),
-        Architecture(70, "Volta", (12,), 96 << 10, 2048),
-        Architecture(72, "Volta", (12,), 96 << 10, 2048),
-        Architecture(75, "Turing", (13, 12), 64 << 10, 1024),
-        Architecture(80, "Ampere", (13, 12), 163 << 10, 2048),
-        Architecture(86, "Ampere", (13, 12), 99 << 10, 1536),
-        Architecture(87, "Ampere", (13, 12), 163 << 10, 1536),
-        Architecture(89, "Ada", (13, 12), 99 << 10, 1536),
-        Architecture(90, "Hopper", (13, 12), 227 << 10, 2048),
+        Architecture(53, "Maxwell", (11, 12), 48 << 10, 2048),
+        Architecture(60, "Pascal", (12, 11), 48 << 10, 2048),
+        Architecture(61, "Pascal", (12, 11), 48 << 10, 2048),
+        Architecture(62, "Pascal", (11, 12), 48 << 10, 2048),
+        Architecture(70, "Volta", (12, 11), 96 << 10, 2048),
+        Architecture(72, "Volta", (11, 12), 96 << 10, 2048),
+        Architecture(75, "Turing", (13, 12, 11), 64 << 10, 1024),
+        Architecture(80, "Ampere", (13, 12, 11), 163 << 10, 2048),
+        Architecture(86, "Ampere", (13, 12, 11), 99 << 10, 1536),
+        Architecture(87, "Ampere", (11, 12, 13), 163 << 10, 1536),
+        Architecture(89, "Ada", (13, 12, 11), 99 << 10, 1536),
+        Architecture(90, "Hopper", (13, 12, 11), 227 << 10, 2048),
         Architecture(100, "Blackwell", (13, 12), 227 << 10, 2048),
         Architecture(110, "Blackwell", (13,), 227 << 10, 1536),
         Architecture(120, "Blackwell", (13, 12), 99 << 10, 1536),

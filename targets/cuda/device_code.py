@@ -20,6 +20,8 @@ from edgec.targets.cuda.nvrtc import find_compiler
 
 __all__ = ["DeviceSource", "compile_source", "device_source", "prelude"]
 
+_DEVICE_FILES = ("prelude.cuh", "tensor_core.cuh", "implicit_gemm.cuh")
+
 _LAUNCHED_BY_DEVICE = 2  # tvm::CallingConv::kDeviceKernelLaunch
 
 
@@ -85,8 +87,9 @@ def _plain_arguments(function: tirx.PrimFunc, _module: object, _context: object)
 
 @cache
 def prelude() -> str:
-    """What the source of every kernel begins with."""
-    return (resources.files("edgec.targets.cuda.device") / "prelude.cuh").read_text()
+    """What the source of every kernel begins with: types and functions, templates of those that kernels call."""
+    folder = resources.files("edgec.targets.cuda.device")
+    return "\n".join((folder / name).read_text() for name in _DEVICE_FILES)
 
 
 # The GPU part of TVM's own pipeline (tvm/s_tir/pipeline.py of 0.27), with our arguments instead of a host function.

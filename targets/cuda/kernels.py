@@ -36,13 +36,29 @@ class DeviceImage:
         kind: ``cubin`` runs on devices of the same major and the same or a higher minor number, ``ptx`` is compiled by
             the driver of any device of at least this capability.
         content: An ELF file, or zero-terminated text.
+        toolkit: Version of the compiler, e.g. ``12.9``.
         resources: Of a cubin.
     """
 
     architecture: int
     kind: Literal["cubin", "ptx"]
     content: bytes
+    toolkit: str
     resources: Resources | None = None
+
+    @property
+    def target(self) -> str:
+        """Its architecture as compilers call it, e.g. ``sm_87``."""
+        return f"{'compute' if self.kind == 'ptx' else 'sm'}_{self.architecture}"
+
+    @property
+    def driver(self) -> str:
+        """The oldest driver that loads it, as the version of CUDA that it supports.
+
+        Source: CUDA Compatibility, "Minor Version Compatibility": machine code of a toolkit runs with drivers of the same
+        major version, PTX needs one at least as new as the toolkit.
+        """
+        return self.toolkit if self.kind == "ptx" else f"{self.toolkit.partition('.')[0]}.0"
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,7 @@ class DeviceKernel:
                 image["architecture"],
                 image["kind"],
                 base64.b64decode(image["content"]),
+                image["toolkit"],
                 image["resources"] and Resources(**image["resources"]),
             )
             for image in fields["images"]

@@ -17,14 +17,15 @@ from edgec.targets.cuda.kernels import DeviceImage, Resources
 
 __all__ = ["DeviceCompiler", "find_compiler"]
 
-_LIBRARY = {12: "libnvrtc.so.12", 13: "libnvrtc.so.13"}
+_LIBRARY = {11: "libnvrtc.so.11.2", 12: "libnvrtc.so.12", 13: "libnvrtc.so.13"}
 
 # Where packages of PyPI put library and headers, below their namespace package ``nvidia``.
 _PACKAGED = {
+    11: ("cuda_nvrtc/lib", ("cuda_runtime/include",)),
     12: ("cuda_nvrtc/lib", ("cuda_runtime/include",)),
     13: ("cu13/lib", ("cu13/include", "cu13/include/cccl")),
 }
-_INSTALL = {12: "pip install 'edgec[cuda]'", 13: "pip install 'edgec[cuda13]'"}
+_INSTALL = {11: "pip install 'edgec[cuda11]'", 12: "pip install 'edgec[cuda]'", 13: "pip install 'edgec[cuda13]'"}
 
 _REPORT = re.compile(
     r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
@@ -48,8 +49,8 @@ class DeviceCompiler:
     include: tuple[Path, ...]
     _library: ctypes.CDLL
 
-    def compile(self, source: str, architecture: Architecture, options: Sequence[str] = ()) -> DeviceImage:
-        """Machine code for one architecture, and what its only kernel takes.
+    def compile(self, source: str, architecture: Architecture, kinds: Sequence[str] = ("cubin",)) -> list[DeviceImage]:
+        """Code for one architecture: a ``cubin``, and what its only kernel takes, ``ptx``, or both.
 
         Raises:
             EdgecError: The compiler refuses the source.
@@ -59,39 +60,37 @@ class DeviceCompiler:
             "--std=c++17",
             "--ptxas-options=-v",
             *(f"--include-path={folder}" for folder in self.include),
-            *options,
         ]
-        cubin, log = self._run(source, arguments, "CUBIN")
-        return DeviceImage(architecture.capability, "cubin", cubin, _resources(log))
-
-    def compile_ptx(self, source: str, architecture: Architecture, options: Sequence[str] = ()) -> DeviceImage:
-        """Code that the driver of a later GPU finishes."""
-        arguments = [
-            f"--gpu-architecture=compute_{architecture.capability}",
-            "--std=c++17",
-            *(f"--include-path={folder}" for folder in self.include),
-            *options,
-        ]
-        ptx, _ = self._run(source, arguments, "PTX")
-        return DeviceImage(architecture.capability, "ptx", ptx)
-
-    def _run(self, source: str, arguments: Sequence[str], kind: str) -> tuple[bytes, str]:
         program = ctypes.c_void_p()
         self._call("nvrtcCreateProgram", ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
         try:
-            given = (ctypes.c_char_p * len(arguments))(*(argument.encode() for argument in arguments))
-            code = self._library.nvrtcCompileProgram(program, len(arguments), given)
-            log = self._text(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
-            if code != 0:
-                errors = [line for line in log.splitlines() if "error" in line]
-                raise EdgecError(
-                    f"NVRTC {self.version} does not compile a kernel: {self._error(code)}",
-                    where="\n".join(errors[:8] or log.splitlines()[-8:]),
-                    fix="this is a bug of edgec: please report it with the model",
+            log = self._compile(program, arguments)
+            return [
+                DeviceImage(
+                    architecture.capability,
+                    "ptx" if kind == "ptx" else "cubin",
+                    self._text(program, kind.upper()),
+                    self.version,
+                    None if kind == "ptx" else _resources(log),
                 )
-            return self._text(program, kind), log
+                for kind in kinds
+            ]
         finally:
             self._call("nvrtcDestroyProgram", ctypes.byref(program))
+
+    def _compile(self, program: ctypes.c_void_p, arguments: Sequence[str]) -> str:
+        """What the compiler says."""
+        given = (ctypes.c_char_p * len(arguments))(*(argument.encode() for argument in arguments))
+        code = self._library.nvrtcCompileProgram(program, len(arguments), given)
+        log = self._text(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
+        if code == 0:
+            return log
+        errors = [line for line in log.splitlines() if "error" in line]
+        raise EdgecError(
+            f"NVRTC {self.version} does not compile a kernel: {self._error(code)}",
+            where="\n".join(errors[:8] or log.splitlines()[-8:]),
+            fix="this is a bug of edgec: please report it with the model",
+        )
 
     def _text(self, program: ctypes.c_void_p, what: str) -> bytes:
         size = ctypes.c_size_t()
@@ -122,7 +121,7 @@ def _resources(log: str) -> Resources:
 
 
 def find_compiler(architecture: Architecture) -> DeviceCompiler:
-    """The newest compiler on this machine that serves an architecture: from PyPI's packages, else of a toolkit.
+    """The best compiler on this machine for an architecture: from PyPI's packages, else of a toolkit.
 
     Raises:
         UnsupportedError: There is none.
@@ -130,13 +129,13 @@ def find_compiler(architecture: Architecture) -> DeviceCompiler:
     for major in architecture.toolkits:
         if (compiler := _load(major)) is not None:
             return compiler
-    least = architecture.toolkits[-1]
+    usual = 12 if 12 in architecture.toolkits else 13
     raise UnsupportedError(
         f"there is no CUDA compiler for {architecture.target}",
         where="looked for NVRTC "
         + " and ".join(f"{major}.x" for major in architecture.toolkits)
         + " among Python's packages and in CUDA_HOME",
-        fix=f"{_INSTALL[least]}, or set CUDA_HOME to an installed toolkit",
+        fix=f"{_INSTALL[usual]}, or set CUDA_HOME to an installed toolkit",
     )
 
 
@@ -144,7 +143,7 @@ def find_compiler(architecture: Architecture) -> DeviceCompiler:
 def _load(major: int) -> DeviceCompiler | None:
     for folder, include in _places(major):
         file = folder / _LIBRARY[major]
-        if not file.is_file():
+        if not file.is_file() or _headers_major(include) != major:
             continue
         try:
             library = ctypes.CDLL(str(file))
@@ -152,10 +151,17 @@ def _load(major: int) -> DeviceCompiler | None:
             continue
         library.nvrtcGetErrorString.restype = ctypes.c_char_p
         numbers = (ctypes.c_int(), ctypes.c_int())
-        if library.nvrtcVersion(*map(ctypes.byref, numbers)) == 0 and any(
-            (i / "cuda_fp16.h").exists() for i in include
-        ):
+        if library.nvrtcVersion(*map(ctypes.byref, numbers)) == 0:
             return DeviceCompiler(major, ".".join(str(n.value) for n in numbers), include, library)
+    return None
+
+
+def _headers_major(include: Sequence[Path]) -> int | None:
+    """Of which CUDA the headers are: packages of 11 and 12 have the same folder, and the last one installed has it."""
+    for folder in include:
+        if (folder / "cuda_fp16.h").is_file() and (folder / "cuda_runtime_api.h").is_file():
+            version = re.search(r"#define CUDART_VERSION\s+(\d+)", (folder / "cuda_runtime_api.h").read_text())
+            return int(version[1]) // 1000 if version else None
     return None
 
 

@@ -107,8 +107,8 @@ struct Image {
     }
 };
 
-// Rows are output channels of weights (blocks, taps, LANES output channels, LANES input channels), of one group.
-template <class T, int LANES, int OUT_BLOCKS, int UNITS>
+// Rows are output channels of weights (blocks, taps, OUT_LANES output channels, LANES input channels), of one group.
+template <class T, int OUT_LANES, int LANES, int OUT_BLOCKS, int UNITS>
 struct Filter {
     static constexpr int parts = sizeof(T) * LANES / kChunk, depth = UNITS * parts;
     const Byte *data;
@@ -121,12 +121,12 @@ struct Filter {
         int offset, bytes;
     };
     __device__ __forceinline__ Row row(int number) const {
-        int block = group * OUT_BLOCKS + number / LANES;
-        bool is_there = number < OUT_BLOCKS * LANES;
-        return {is_there ? data + (long long)(block * UNITS * LANES + number % LANES) * (parts * kChunk) : nullptr};
+        int block = group * OUT_BLOCKS + number / OUT_LANES, lane = number % OUT_LANES;
+        bool is_there = number < OUT_BLOCKS * OUT_LANES;
+        return {is_there ? data + (long long)(block * UNITS * OUT_LANES + lane) * (parts * kChunk) : nullptr};
     }
     __device__ __forceinline__ Tap tap(int chunk) const {
-        return {(chunk / parts * LANES * parts + chunk % parts) * kChunk, chunk < depth ? kChunk : 0};
+        return {(chunk / parts * OUT_LANES * parts + chunk % parts) * kChunk, chunk < depth ? kChunk : 0};
     }
     __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
         return row.from ? Source{row.from + tap.offset, tap.bytes} : Source{data, 0};
