@@ -13,10 +13,11 @@ from tvm.ir import PointerType, PrimType
 from tvm.target import Target
 from tvm_ffi.structural import structural_walk
 
-from edgec.targets.cuda.architectures import Architecture, cuda_target
+from edgec.targets.cuda.architectures import ARCHITECTURES, Architecture, cuda_target
 from edgec.targets.cuda.intrinsics import lower_to_cuda
-from edgec.targets.cuda.kernels import DeviceKernel
+from edgec.targets.cuda.kernels import DeviceImage, DeviceKernel
 from edgec.targets.cuda.nvrtc import find_compiler
+from edgec.targets.profile import Gpu
 
 __all__ = ["DeviceSource", "compile_source", "device_source", "prelude"]
 
@@ -50,15 +51,20 @@ def device_source(function: tirx.PrimFunc, symbol: str, row: Architecture) -> De
     return DeviceSource(symbol, f"{opening}{body}", grid, block)  # type: ignore[arg-type]
 
 
-def compile_source(source: DeviceSource, rows: Iterable[Architecture]) -> DeviceKernel:
-    """Machine code of a kernel for each architecture.
+def compile_source(source: DeviceSource, gpu: Gpu) -> DeviceKernel:
+    """Code of a kernel for a GPU and for what else is asked.
 
     Raises:
-        UnsupportedError: There is no compiler for one.
+        UnsupportedError: There is no compiler for an architecture.
         EdgecError: The compiler refuses the source.
     """
-    images = tuple(find_compiler(row).compile(f"{prelude()}\n{source.text}", row) for row in rows)
-    return DeviceKernel(source.symbol, images, source.grid, source.block, source=source.text)
+    text = f"{prelude()}\n{source.text}"
+    images: list[DeviceImage] = []
+    for capability in (gpu.capability, *gpu.also):
+        row = ARCHITECTURES[capability]
+        is_lowest = capability == gpu.capability
+        images += find_compiler(row).compile(text, row, ("cubin", "ptx") if is_lowest and gpu.with_ptx else ("cubin",))
+    return DeviceKernel(source.symbol, tuple(images), source.grid, source.block, source=source.text)
 
 
 def _thread_extents(function: tirx.PrimFunc) -> dict[str, int]:
