@@ -21,7 +21,7 @@ from edgec.targets.lowering.convolution import GEOMETRY
 from edgec.targets.lowering.layouts import WORD_BYTES
 from edgec.targets.lowering.linear import BY_COLUMN
 from edgec.targets.profile import Profile
-from edgec.targets.schedules.choice import Chooser, Site, workload
+from edgec.targets.schedules.choice import REDUCED, Chooser, Site, workload
 from edgec.targets.schedules.kernel import Blocks, analyse
 
 __all__ = ["TF32", "schedule"]
@@ -73,6 +73,9 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> Schedule | Non
         return None
     if product is None:
         return None
+    for block in blocks.all[: blocks.main_index]:
+        sch.compute_inline(block)
+    described = f"{workload(sch, blocks)} | sm_{profile.gpu.capability}"
     last = _inline_epilogue(sch, blocks)
     if last is None:
         return None
@@ -85,7 +88,6 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> Schedule | Non
         dtype=str(product.operands[0].dtype),
         is_tf32=bool(main.annotations.get(TF32, False)),
     )
-    described = f"{workload(sch, blocks)} | sm_{profile.gpu.capability}"
     default = default_tile(problem, profile.gpu)
     tiles = (tile.choice() for tile in candidates(problem, profile.gpu))
     tile = Tile.of(choose(Site.of("implicit_gemm", described, default.choice(), tiles)))
@@ -186,7 +188,7 @@ def _inline_epilogue(sch: Schedule, blocks: Blocks) -> SBlock | None:
     except tvm.s_tir.ScheduleError:
         return None
     last = sch.get(blocks.all[-1])
-    if not isinstance(last.body, tirx.BufferStore) or any(axis.iter_type != 0 for axis in last.iter_vars):
+    if not isinstance(last.body, tirx.BufferStore) or any(axis.iter_type == REDUCED for axis in last.iter_vars):
         return None
     own: list[bool] = []
 
@@ -202,7 +204,7 @@ def _inline_epilogue(sch: Schedule, blocks: Blocks) -> SBlock | None:
 
 def _extents(last: SBlock, product: _Product) -> tuple[list[int], list[int]]:
     """Of the axes that make up the rows, and of those that make up the columns."""
-    extents = [int(axis.dom.extent) for axis in last.iter_vars]
+    extents = [int(axis.dom.extent) for axis in last.iter_vars if axis.iter_type != REDUCED]
     parted = [extents[axis] for axis in product.row_axes]
     return parted, [extent for axis, extent in enumerate(extents) if axis not in product.row_axes]
 
@@ -224,12 +226,12 @@ def _kernel(main: SBlock, last: SBlock, product: _Product, problem: Problem, til
     row = first_row + warp // tile.column_warps % tile.row_warps * (tile.row_parts * 16) + lane // 4
     column = first_column + warp % tile.column_warps * (tile.column_parts * 8) + lane % 4 * 2
     row_extents, column_extents = _extents(last, product)
-    kept = problem.columns
+    kept, axes = problem.columns, len(row_extents) + len(column_extents)
 
     def element(i: prim.Expr, half: prim.Expr, j: prim.Expr, member: prim.Expr) -> tirx.Stmt:
         r, c = row + i * 16 + half * 8, column + j * 8 + member
         rows, columns = iter(_unravelled(r, row_extents)), iter(_unravelled(c + group * kept, column_extents))
-        indices = [next(rows if axis in product.row_axes else columns) for axis in range(len(last.iter_vars))]
+        indices = [next(rows if axis in product.row_axes else columns) for axis in range(axes)]
         number = ((i * 2 + half) * tile.column_parts + j) * 2 + member
         value = tirx.BufferLoad(registers, [number])
         inside: list[prim.Expr] = []
