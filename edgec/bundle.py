@@ -20,6 +20,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 import weakref
 import zipfile
@@ -123,6 +124,13 @@ class Bundle:
     @property
     def runner(self) -> Path:
         return self.folder / "lib" / f"{self.name}_runner"
+
+    @property
+    def glibc(self) -> str | None:
+        """The oldest C library of GNU that library and runner start with; None if they need none."""
+        needed = b"".join(path.read_bytes() for path in (self.library, self.runner))
+        versions = {(int(major), int(minor)) for major, minor in re.findall(rb"GLIBC_(\d+)\.(\d+)", needed)}
+        return "{}.{}".format(*max(versions)) if versions else None
 
     @property
     def params(self) -> Path:

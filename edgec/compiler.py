@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -101,11 +100,11 @@ def quantize(c: Compilation) -> None:
     """Float IR -> QDQ IR, where that was asked for; it is the reference from then on."""
     if c.quantize is None:
         return
-    from edgec.quantization import QuantizationWarning, Settings, quantize_imported
+    from edgec.quantization import QuantizationWarning, Settings, prepare
 
     made: Quantization | AutoQuantization
     if c.aim is None:
-        made = quantize_imported(c.imported, c.calibration, Settings(), progress=c.progress)
+        made = prepare(c.imported, c.calibration, Settings(), progress=c.progress).quantize()
     else:
         made = c.auto = _quantize_auto(c, c.aim)
     for note in made.notes:
@@ -117,7 +116,6 @@ def quantize(c: Compilation) -> None:
 def _quantize_auto(c: Compilation, aim: Aim) -> AutoQuantization:
     """Compile and measure, with the same options, as often as it takes to decide."""
     from edgec.auto_quantization import quantize_auto, timer_for
-    from edgec.report_page import html_page
 
     def build(model: ir.Model, target: str) -> Bundle:
         # Scores are those of integers, which every target computes alike: float16 is only for the times.
@@ -130,9 +128,7 @@ def _quantize_auto(c: Compilation, aim: Aim) -> AutoQuantization:
     made = quantize_auto(
         c.imported, c.calibration, aim, target=c.profile.name, build=build, timer=timer, progress=c.progress
     )
-    reports = c.subfolder("reports")
-    (reports / "quantization.html").write_text(html_page(made.analysis))
-    (reports / "quantization.json").write_text(json.dumps(made.analysis.to_dict(), indent=2) + "\n")
+    made.save(c.subfolder("reports"))
     return made
 
 
@@ -198,6 +194,21 @@ def plan(c: Compilation) -> None:
         for values in (graph_inputs(c.simplified), c.simplified.graph.outputs)
     )
     c.plan = make_plan(c.module, inputs, outputs)
+    _check_memory(c.plan, c.profile)
+
+
+def _check_memory(plan: Plan, profile: Profile) -> None:
+    """What a board cannot run should not be found out on it."""
+    if profile.gpu is None or not profile.gpu.memory_mib:
+        return
+    tensors = sum(spec.size_bytes for spec in (*plan.inputs, *plan.outputs))
+    needed_mib = (len(plan.params) + plan.arena_size_bytes + tensors) / 2**20
+    if needed_mib > profile.gpu.memory_mib:
+        raise UnsupportedError(
+            f"the model needs {needed_mib:.0f} MiB, and {profile.name} has {profile.gpu.memory_mib} MiB of memory",
+            where=f"parameters {len(plan.params) / 2**20:.0f} MiB, working memory {plan.arena_size_bytes / 2**20:.0f} MiB",
+            fix="take a smaller batch or input, --precision fp16 or int8, or a board with more memory",
+        )
 
 
 def build_kernels(c: Compilation) -> None:
@@ -307,6 +318,7 @@ def compile(
     evaluation: SampleSource | None = None,
     device: str | None = None,
     precision: Literal["fp32", "fp16"] | None = None,
+    also_for: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Bundle:
     """Compile a model for a target.
@@ -334,6 +346,8 @@ def compile(
             where the target's CPU is of its kind.
         precision: ``"fp16"`` to store weights and to compute in float16 what does not suffer from it, ``"fp32"`` to
             compute all floats in float32. By default as the model has it, where the target computes in float16.
+        also_for: For a GPU target: newer architectures to have machine code for in the same bundle, as ``sm_90``, and
+            ``ptx`` for those to come.
         progress: Called as the work goes on.
 
     Returns:
@@ -355,10 +369,10 @@ def compile(
 
     aim = aim_of(quantize, calibration, max_drop=max_drop, metric=metric, evaluation=evaluation, device=device)
     from edgec.targets.object_store import open_store
-    from edgec.targets.profile import load_profile
+    from edgec.targets.profile import load_profile, on_more_gpus
     from edgec.targets.tuning import find_records
 
-    profile = load_profile(target)
+    profile = on_more_gpus(load_profile(target), also_for)
     _check_precision(precision, profile)
     found = find_records(profile, Path(records) if records is not None else None)
     with _bundle_folder() as folder:

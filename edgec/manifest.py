@@ -87,7 +87,9 @@ def _device_code(c: Compilation) -> list[dict[str, object]]:
             "images": [
                 {
                     "kind": image.kind,
-                    "architecture": f"sm_{image.architecture}",
+                    "architecture": image.target,
+                    "toolkit": image.toolkit,
+                    "driver": image.driver,
                     "size_bytes": len(image.content),
                     **(asdict(image.resources) if image.resources else {}),
                 }

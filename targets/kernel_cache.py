@@ -19,6 +19,7 @@ from edgec.targets import schedules
 from edgec.targets.cuda import schedules as cuda_schedules
 from edgec.targets.cuda.architectures import ARCHITECTURES
 from edgec.targets.cuda.device_code import compile_source, device_source
+from edgec.targets.cuda.nvrtc import find_compiler
 from edgec.targets.kernel_object import build_kernel
 from edgec.targets.object_store import ObjectStore
 from edgec.targets.profile import Profile
@@ -46,7 +47,10 @@ def kernel_key(function: tirx.PrimFunc, profile: Profile) -> str:
     fields = dataclasses.asdict(profile)
     for name in _NOT_IN_KERNELS:
         del fields[name]
-    return _hash(_canonical_text(function), json.dumps(fields, sort_keys=True), _compiler_version())
+    parts = [_canonical_text(function), json.dumps(fields, sort_keys=True), _compiler_version()]
+    if profile.gpu is not None:
+        parts += [find_compiler(ARCHITECTURES[n]).version for n in (profile.gpu.capability, *profile.gpu.also)]
+    return _hash(*parts)
 
 
 def build(
@@ -117,7 +121,7 @@ def _object_file(scheduled: tirx.PrimFunc, symbol: str, profile: Profile) -> byt
 def _device_code(scheduled: tirx.PrimFunc, symbol: str, profile: Profile) -> bytes:
     assert profile.gpu is not None
     row = ARCHITECTURES[profile.gpu.capability]
-    return compile_source(device_source(scheduled, symbol, row), [row]).packed()
+    return compile_source(device_source(scheduled, symbol, row), profile.gpu).packed()
 
 
 def _canonical_text(function: tirx.PrimFunc) -> str:

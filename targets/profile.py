@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import platform
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -13,13 +14,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgec.errors import UnsupportedError
+from edgec.errors import UnsupportedError, UsageError
 from edgec.targets.instruction_sets import INSTRUCTION_SETS, OPTIONAL_FEATURES, InstructionSet
 
 if TYPE_CHECKING:
     from edgec.targets.intrinsics import DotProduct
 
-__all__ = ["ALIASES", "PLANNED", "Cluster", "Gpu", "Profile", "float16_targets", "list_profiles", "load_profile"]
+__all__ = [
+    "ALIASES",
+    "PLANNED",
+    "Cluster",
+    "Gpu",
+    "Profile",
+    "float16_targets",
+    "list_profiles",
+    "load_profile",
+    "on_more_gpus",
+]
 
 # Boards that edgec is meant for and does not generate code for yet.
 PLANNED = {
@@ -66,6 +77,8 @@ class Gpu:
         max_mhz: Highest clock, in MHz.
         memory_mib: Memory that it can use, on a Jetson shared with the CPU, in MiB.
         bandwidth_gb_s: Of that memory, in GB/s.
+        also: Further capabilities that machine code is made for, all of them higher.
+        with_ptx: Whether there is code that drivers of later GPUs compile.
     """
 
     capability: int
@@ -73,6 +86,8 @@ class Gpu:
     max_mhz: int
     memory_mib: int
     bandwidth_gb_s: float
+    also: tuple[int, ...] = ()
+    with_ptx: bool = False
 
 
 @dataclass(frozen=True)
@@ -238,6 +253,38 @@ def _generic_gpu(name: str) -> Profile:
         gpu=Gpu(row.capability, multiprocessors=16, max_mhz=0, memory_mib=0, bandwidth_gb_s=0.0),
         sources=(),
     )
+
+
+def on_more_gpus(profile: Profile, others: Sequence[str]) -> Profile:
+    """The target, with code for other GPUs as well.
+
+    Args:
+        profile: A GPU target, which the kernels are made for.
+        others: Architectures, as ``sm_90``, and ``ptx`` for those that are not there yet.
+
+    Raises:
+        UsageError: The target has no GPU, or an architecture is older than its own.
+        UnsupportedError: An architecture is unknown.
+    """
+    from edgec.targets.cuda.architectures import architecture
+
+    if not others:
+        return profile
+    if profile.gpu is None:
+        raise UsageError(
+            f"target '{profile.name}' has no GPU, and --also-for adds code for others",
+            fix="leave --also-for out, or choose a GPU; `edgec targets` lists them",
+        )
+    own = profile.gpu.capability
+    rows = [architecture(name) for name in others if name != "ptx"]
+    if older := [row.target for row in rows if row.capability < own]:
+        raise UsageError(
+            f"kernels for sm_{own} do not run on {', '.join(older)}",
+            where=f"target '{profile.name}' with --also-for {','.join(others)}",
+            fix="compile for the oldest of the GPUs, and name the newer ones in --also-for",
+        )
+    also = tuple(sorted({row.capability for row in rows} - {own}))
+    return dataclasses.replace(profile, gpu=dataclasses.replace(profile.gpu, also=also, with_ptx="ptx" in others))
 
 
 def _native() -> Profile:

@@ -34,6 +34,10 @@ __all__ = ["command"]
 @click.option("--evaluation", metavar="DATA", help="For auto: samples for the score.  [default: --calibration]")
 @click.option("--device", help="For auto: where to measure, local or ssh://[user@]host.  [default: this machine]")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Of floats.  [default: as the model has it]")
+@click.option(
+    "--also-for", default="", metavar="LIST",
+    help="For GPUs: newer ones to have code for, as sm_90,sm_110; and ptx for those to come.",
+)  # fmt: skip
 @click.option("--name", help="Name of the artifact.  [default: that of the model]")
 @click.option("--records", type=click.Path(path_type=Path), help="Tuning records that win over all others.")
 @click.option("--tune", "is_tuned", is_flag=True, help="Search for faster kernels first, as `edgec tune` does.")
@@ -55,6 +59,7 @@ def command(
     evaluation: str | None,
     device: str | None,
     precision: Literal["fp32", "fp16"] | None,
+    also_for: str,
     name: str | None,
     records: Path | None,
     is_tuned: bool,
@@ -102,6 +107,7 @@ def command(
                 evaluation=evaluation,
                 device=device,
                 precision=precision,
+                also_for=[part.strip() for part in also_for.split(",") if part.strip()],
                 progress=progress,
             )
     for warning in caught:

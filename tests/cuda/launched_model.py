@@ -53,7 +53,7 @@ def image(architecture: int, kind: str = "cubin") -> DeviceImage:
         for name, count in (("affine", 4), ("add", 3))
     )
     content = f".version 6.4\n.target sm_{architecture}\n{entries}".encode() + b"\0" * (kind == "cubin")
-    return DeviceImage(architecture, kind, content)  # type: ignore[arg-type]
+    return DeviceImage(architecture, kind, content, "12.9")  # type: ignore[arg-type]
 
 
 IMAGES = (image(87), image(80), image(53, "ptx"), image(72, "ptx"))
