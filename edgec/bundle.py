@@ -93,6 +93,10 @@ class Bundle:
         return str(self._section("target")["arch"])
 
     @property
+    def is_for_gpu(self) -> bool:
+        return "gpu" in self._section("target")
+
+    @property
     def precision(self) -> str:
         return str(self._section("recipe")["precision"])
 

@@ -206,7 +206,7 @@ def _check_memory(plan: Plan, profile: Profile) -> None:
     if needed_mib > profile.gpu.memory_mib:
         raise UnsupportedError(
             f"the model needs {needed_mib:.0f} MiB, and {profile.name} has {profile.gpu.memory_mib} MiB of memory",
-            where=f"parameters {len(plan.params) / 2**20:.0f} MiB, working memory {plan.arena_size_bytes / 2**20:.0f} MiB",
+            where=f"parameters {len(plan.params) / 2**20:.0f}, working memory {plan.arena_size_bytes / 2**20:.0f} MiB",
             fix="take a smaller batch or input, --precision fp16 or int8, or a board with more memory",
         )
 
@@ -317,7 +317,7 @@ def compile(
     metric: str | Metric | None = None,
     evaluation: SampleSource | None = None,
     device: str | None = None,
-    precision: Literal["fp32", "fp16"] | None = None,
+    precision: Literal["fp32", "fp16", "int8"] | None = None,
     also_for: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Bundle:
@@ -346,6 +346,7 @@ def compile(
             where the target's CPU is of its kind.
         precision: ``"fp16"`` to store weights and to compute in float16 what does not suffer from it, ``"fp32"`` to
             compute all floats in float32. By default as the model has it, where the target computes in float16.
+            ``"int8"`` says the same as ``quantize="int8"``.
         also_for: For a GPU target: newer architectures to have machine code for in the same bundle, as ``sm_90``, and
             ``ptx`` for those to come.
         progress: Called as the work goes on.
@@ -367,12 +368,17 @@ def compile(
     _require_toolchain()
     from edgec.auto_report import aim_of
 
+    if precision == "int8":
+        if quantize == "auto":
+            raise UsageError("quantize='auto' decides where int8 is used; precision='int8' wants it everywhere")
+        quantize, precision = "int8", None
     aim = aim_of(quantize, calibration, max_drop=max_drop, metric=metric, evaluation=evaluation, device=device)
     from edgec.targets.object_store import open_store
     from edgec.targets.profile import load_profile, on_more_gpus
     from edgec.targets.tuning import find_records
 
     profile = on_more_gpus(load_profile(target), also_for)
+    _require_device_compiler(profile)
     _check_precision(precision, profile)
     found = find_records(profile, Path(records) if records is not None else None)
     with _bundle_folder() as folder:
@@ -468,6 +474,16 @@ def artifact_name(model: ModelSource, name: str | None = None) -> str:
     identifier = c_identifier(name or model_name(model))
     # Of a model called X the C code has edgec_model_X and X.h, and the runtime has edgec_model_default() and edgec.h.
     return f"m_{identifier}" if identifier in ("default", "edgec") else identifier
+
+
+def _require_device_compiler(profile: Profile) -> None:
+    """Before any work is done: without a compiler for each GPU there will be no bundle."""
+    from edgec.targets.cuda.architectures import ARCHITECTURES
+    from edgec.targets.cuda.nvrtc import find_compiler
+
+    if profile.gpu is not None:
+        for capability in (profile.gpu.capability, *profile.gpu.also):
+            find_compiler(ARCHITECTURES[capability])
 
 
 def _require_toolchain() -> None:

@@ -286,21 +286,24 @@ def _schedule(
     function: tirx.PrimFunc, profile: Profile, choice: Choice | None = None
 ) -> tuple[tirx.PrimFunc, Site | None]:
     """The kernel scheduled with a choice, or the default, and the place where it was made."""
-    from edgec.targets.schedules import schedule_kernel
+    from edgec.targets import schedules
+    from edgec.targets.cuda import schedules as cuda_schedules
 
+    rules = schedules if profile.gpu is None else cuda_schedules
     sites: list[Site] = []
 
     def choose(site: Site) -> Choice:
         sites.append(site)
         return choice if choice is not None else site.default
 
-    return schedule_kernel(function, profile, choose), sites[-1] if sites else None
+    return rules.schedule_kernel(function, profile, choose), sites[-1] if sites else None
 
 
 def _difference(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> str:
     """What a candidate computes otherwise than the default; empty where they agree."""
     for reference, result in zip(expected, actual, strict=True):
-        parity = compare("result", reference[None], result[None], POLICY["float32"])
+        policy = POLICY["float16" if reference.dtype == np.float16 else "float32"]
+        parity = compare("result", reference[None], result[None], policy)
         if not parity.passed:
             return parity.reason.replace("the engine", "the default")
     return ""

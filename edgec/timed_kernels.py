@@ -27,24 +27,11 @@ _NAME = "timed"
 
 def runner_bundle(plan: Plan, kernels: Mapping[str, tirx.PrimFunc], profile: Profile) -> Bundle:
     """A bundle with a runner only; ``kernels`` are the scheduled ones of the plan."""
-    from edgec.targets.driver import driver_source, kernel_symbol
-    from edgec.targets.kernel_object import build_kernel
-    from edgec.targets.link import link_runner
-
     folder = temporary_folder("edgec-tune-")
     try:
         lib = Path(folder.name) / "lib"
         lib.mkdir()
-
-        def build(name: str) -> Path:
-            path = Path(folder.name) / f"{name}.o"
-            build_kernel(kernels[name], kernel_symbol(_NAME, name), profile).write_to_file(str(path), "o")
-            return path
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(build, sorted(kernels)))
-        driver = driver_source(_NAME, plan, profile.required_features)
-        link_runner(_NAME, driver, objects, plan.params, profile, lib)
+        (_link_for_cpu if profile.gpu is None else _link_for_gpu)(plan, kernels, profile, lib)
         tensors = {
             kind: [{"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype} for spec in specs]
             for kind, specs in (("inputs", plan.inputs), ("outputs", plan.outputs))
@@ -53,6 +40,43 @@ def runner_bundle(plan: Plan, kernels: Mapping[str, tirx.PrimFunc], profile: Pro
     except BaseException:
         folder.cleanup()
         raise
+
+
+def _link_for_cpu(plan: Plan, kernels: Mapping[str, tirx.PrimFunc], profile: Profile, lib: Path) -> None:
+    from edgec.targets.driver import driver_source, kernel_symbol
+    from edgec.targets.kernel_object import build_kernel
+    from edgec.targets.link import link_runner
+
+    def build(name: str) -> Path:
+        path = lib.parent / f"{name}.o"
+        build_kernel(kernels[name], kernel_symbol(_NAME, name), profile).write_to_file(str(path), "o")
+        return path
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(build, sorted(kernels)))
+    driver = driver_source(_NAME, plan, profile.required_features)
+    link_runner(_NAME, driver, objects, plan.params, profile, lib)
+
+
+def _link_for_gpu(plan: Plan, kernels: Mapping[str, tirx.PrimFunc], profile: Profile, lib: Path) -> None:
+    from edgec.targets.cuda.architectures import ARCHITECTURES
+    from edgec.targets.cuda.device_code import compile_source, device_source
+    from edgec.targets.cuda.kernels import DeviceKernel
+    from edgec.targets.cuda.program import device_program
+    from edgec.targets.driver import kernel_symbol
+    from edgec.targets.link import link_runner
+
+    gpu = profile.gpu
+    assert gpu is not None
+
+    def build(name: str) -> DeviceKernel:
+        source = device_source(kernels[name], kernel_symbol(_NAME, name), ARCHITECTURES[gpu.capability])
+        return compile_source(source, gpu)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        built = dict(zip(kernels, pool.map(build, kernels), strict=True))
+    program = device_program(_NAME, plan, built, profile.required_features)
+    link_runner(_NAME, program.source, [], plan.params, profile, lib, program.images)
 
 
 def plan_of_variants(function: tirx.PrimFunc, count: int) -> Plan:

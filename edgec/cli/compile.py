@@ -33,7 +33,10 @@ __all__ = ["command"]
 @click.option("--metric", metavar="REFERENCE", help="For auto: the score.  [default: agreement with the float model]")
 @click.option("--evaluation", metavar="DATA", help="For auto: samples for the score.  [default: --calibration]")
 @click.option("--device", help="For auto: where to measure, local or ssh://[user@]host.  [default: this machine]")
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Of floats.  [default: as the model has it]")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "int8"]),
+    help="Of floats; int8 stands for --quantize int8.  [default: as the model has it]",
+)  # fmt: skip
 @click.option(
     "--also-for", default="", metavar="LIST",
     help="For GPUs: newer ones to have code for, as sm_90,sm_110; and ptx for those to come.",
@@ -58,7 +61,7 @@ def command(
     metric: str | None,
     evaluation: str | None,
     device: str | None,
-    precision: Literal["fp32", "fp16"] | None,
+    precision: Literal["fp32", "fp16", "int8"] | None,
     also_for: str,
     name: str | None,
     records: Path | None,

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgec.bundle import Bundle
-from edgec.devices.protocol import KernelTime, Peak, Timing
+from edgec.devices.protocol import KernelTime, Peak, Timing, advice
 from edgec.errors import DeviceError, UsageError
 from edgec.files import temporary_folder
 
@@ -209,7 +209,11 @@ class ExecutableRunner:
         result = self._transport.execute([self._runner, verb, *arguments, *self._common])
         if result.returncode != 0:
             message = result.stderr.strip() or f"exit code {result.returncode}"
-            raise DeviceError(f"the runner of {self._bundle.name} failed on {self.description}", where=message)
+            raise DeviceError(
+                f"the runner of {self._bundle.name} failed on {self.description}",
+                where=message,
+                fix=advice(self._bundle, message),
+            )
         return dict(json.loads(result.stdout)) if result.stdout.strip() else {}
 
     def close(self) -> None:

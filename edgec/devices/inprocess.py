@@ -9,6 +9,7 @@ from types import TracebackType
 import numpy as np
 
 from edgec.bundle import Bundle, TensorInfo
+from edgec.devices.protocol import advice
 from edgec.errors import DeviceError
 
 __all__ = ["InProcessRunner"]
@@ -77,7 +78,8 @@ class InProcessRunner:
     def _check(self, status: int) -> None:
         if status != 0:
             message = self._library.edgec_last_error().decode(errors="replace")
-            raise DeviceError(f"{self._bundle.name} failed: {message}", where=f"target {self._bundle.target}")
+            where, fix = f"target {self._bundle.target}", advice(self._bundle, message)
+            raise DeviceError(f"{self._bundle.name} failed: {message}", where=where, fix=fix)
 
     def close(self) -> None:
         self._library.edgec_destroy(self._session)

@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
-__all__ = ["KernelTime", "Peak", "ProcessRunner", "Runner", "Timing"]
+if TYPE_CHECKING:
+    from edgec.bundle import Bundle
+
+__all__ = ["KernelTime", "Peak", "ProcessRunner", "Runner", "Timing", "advice"]
+
+
+def advice(bundle: Bundle, message: str) -> str | None:
+    """What to do about a failure that the runtime told of."""
+    if not bundle.is_for_gpu:
+        return None
+    if "compiled for other GPUs" in message:
+        return "compile it for that one with --target cuda:sm_XX, or with --also-for sm_XX"
+    if "no CUDA driver" in message or "cuInit" in message:
+        return "run it where the GPU is, with --device ssh://[user@]host; there, NVIDIA's driver must be installed"
+    return None
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from edgec.bundle import Bundle
 from edgec.devices.executable import ExecutableRunner, LocalTransport, SshTransport
@@ -87,4 +89,18 @@ def _qemu(bundle: Bundle) -> LocalTransport:
     target = bundle.manifest["target"]
     assert isinstance(target, dict)
     cpu = str(target["qemu_cpu"])
-    return LocalTransport([path, "-cpu", cpu], f"QEMU {cpu}")
+    return LocalTransport([path, "-cpu", cpu, *_system_root(bundle)], f"QEMU {cpu}")
+
+
+def _system_root(bundle: Bundle) -> list[str]:
+    """Where QEMU finds the C library of a program that is not static: that of a GPU model opens the driver."""
+    root = Path(f"/usr/{bundle.arch}-linux-gnu")
+    if not bundle.is_for_gpu or bundle.arch == host_arch() or "QEMU_LD_PREFIX" in os.environ:
+        return []
+    if not (root / "lib").is_dir():
+        raise DeviceError(
+            f"running {bundle.target} code on this machine needs the C library of {bundle.arch}",
+            where=f"looked in {root}",
+            fix="install it (Debian, Ubuntu: apt-get install libc6-arm64-cross), or name a folder in QEMU_LD_PREFIX",
+        )
+    return ["-L", str(root)]

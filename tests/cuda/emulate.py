@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["EmulatedKernels", "emulate"]
+__all__ = ["EmulatedKernels", "emulate", "emulated_library"]
 
 HERE = Path(__file__).parent / "emulation"
 
@@ -20,7 +20,7 @@ MARGIN_BYTES = 4096
 """Around each array that a kernel gets; it reads NaN there, and what it writes there is noticed."""
 
 FLAGS = (
-    *("-x", "c++", "-std=c++20", "-O2", "-march=native", "-ffp-contract=off", "-fno-sanitize=all", "-g0", "-w"),
+    *("-x", "c++", "-std=c++20", "-O2", "-ffp-contract=off", "-fno-sanitize=all", "-g0", "-w"),
     *("-nostdinc++", "-nostdlib++", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-shared", "-fPIC"),
 )
 
@@ -79,24 +79,34 @@ class _Guarded:
 
 
 def emulate(source: str, symbols: Sequence[str], folder: Path, capability: int = 87) -> EmulatedKernels:
-    """Compile CUDA C for the host, as if for an architecture.
+    """Compile CUDA C for the host, as if for an architecture; arguments as for :func:`emulated_library`."""
+    return EmulatedKernels(emulated_library(source, symbols, folder, capability))
+
+
+def emulated_library(
+    source: str, symbols: Sequence[str], folder: Path, capability: int = 87, arch: str | None = None
+) -> Path:
+    """A shared library with a function ``SYMBOL_emulated`` for each kernel.
 
     Args:
         source: The translation unit, as NVRTC would get it.
         symbols: Names of its kernels.
         folder: Where the library is written to.
         capability: What ``__CUDA_ARCH__`` tells, as an integer: 87 for sm_87.
+        arch: Of the CPU that runs it, if that is not this machine's.
     """
     if importlib.util.find_spec("ziglang") is None:
         raise RuntimeError("the emulation needs the C++ compiler of the package 'ziglang'")
     entries = "\n".join(f"EDGEC_EMULATED_KERNEL({symbol})" for symbol in symbols)
     text = f'#include "simt.h"\n#line 1\n{source}\n{entries}\n'
-    stem = hashlib.sha256(f"{capability}\n{text}".encode()).hexdigest()[:16]
+    machine = ["-march=native"] if arch is None else ["-target", f"{arch}-linux-gnu.2.27"]
+    stem = hashlib.sha256(f"{capability}\n{machine}\n{text}".encode()).hexdigest()[:16]
     file, library = folder / f"{stem}.cc", folder / f"{stem}.so"
     file.write_text(text)
     definitions = [f"-D__CUDA_ARCH__={capability * 10}", "-DEDGEC_EMULATION"]
-    command = [sys.executable, "-m", "ziglang", "c++", *FLAGS, *definitions, f"-I{HERE}", str(file), "-o", str(library)]
+    command = [sys.executable, "-m", "ziglang", "c++", *FLAGS, *machine, *definitions, f"-I{HERE}"]
+    command += [str(file), "-o", str(library)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     if result.returncode != 0:
         raise RuntimeError(result.stderr[-4000:])
-    return EmulatedKernels(library)
+    return library
