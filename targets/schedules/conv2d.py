@@ -35,6 +35,12 @@ PAGE_BYTES = 4096
 ALIASED_STORE = 14
 """What such a store costs, in multiply-adds of a vector (measured on 1×1 convolutions, Zen 4)."""
 
+SUMS_IN_FLIGHT = 8
+"""Fewer independent accumulators leave the pipelines of multiply-adds empty (latency 4, two per cycle)."""
+
+INTEGER_SUMS_IN_FLIGHT = 4
+"""The same for bytes on Arm: a column of one block, four vectors, runs no slower than its loads (llvm-mca: A55, A76)."""
+
 MAX_UNROLLED_TAPS = 9
 """Kernels of at most so many taps are unrolled whole, larger ones along their columns."""
 
@@ -64,6 +70,7 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     sums, result = (np.dtype(str(sch.get(block).writes[0].source.dtype)) for block in (conv, last))
     if sums == np.float16:  # their totals need some too, and elements to multiply by lie in the first sixteen only
         registers = registers * 3 // 4
+    by_element = profile.instruction_set.by_element and not taps[-1]
     row = Row(
         width=extents[-2],
         channel_blocks=mixed_blocks,
@@ -71,9 +78,10 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
         is_shared=taps[-1] and sums.kind == "f",
         is_aliased=result.itemsize > 1 and math.prod(extents[2:]) * result.itemsize % PAGE_BYTES == 0,
         vectors=extents[-1] // lanes,
-        by_element=profile.instruction_set.by_element and not taps[-1],
+        by_element=by_element,
         step=int(sch.get(conv).annotations.get("edgec.column_step", 1)),
         most_blocks=2 if sums == np.float16 else 4,
+        in_flight=INTEGER_SUMS_IN_FLIGHT if by_element and sums.kind != "f" else SUMS_IN_FLIGHT,
     )
     default = default_tile(row, registers, tap_extents)
     if sums.kind != "f":  # a word is broadcast by an instruction of its own, and LLVM keeps those that taps share
@@ -134,6 +142,7 @@ class Row:
         by_element: What is read lies in vectors, which stay in registers while their elements are multiplied by.
         step: A tile has a multiple of so many columns, or the whole row.
         most_blocks: A tile has at most so many channel blocks.
+        in_flight: So many accumulators keep the pipelines of multiply-adds full.
     """
 
     width: int
@@ -145,6 +154,7 @@ class Row:
     by_element: bool = False
     step: int = 1
     most_blocks: int = 4
+    in_flight: int = SUMS_IN_FLIGHT
 
     def may_have(self, columns: int) -> bool:
         """Whether a tile may have so many columns."""
@@ -210,8 +220,7 @@ def _row_cost(row: Row, columns: int, vectors: int) -> float:
     """Relative time of a row in tiles of so many columns and vectors."""
 
     def cost(width: int) -> float:
-        # Too few independent accumulators leave the pipeline of the FMA unit (latency 4, two per cycle) empty.
-        starvation = max(1.0, 8 / (width * vectors))
+        starvation = max(1.0, row.in_flight / (width * vectors))
         return (1 + 0.3 / width + 0.2 / vectors) * starvation * width
 
     tiles, rest = divmod(row.width, columns)
