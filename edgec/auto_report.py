@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -124,6 +126,13 @@ class AutoQuantization:
     report: AutoReport
     analysis: QuantizationReport
     notes: tuple[str, ...]
+
+    def save(self, folder: Path) -> None:
+        """Write the analysis as a page, ``quantization.html``, and as JSON."""
+        from edgec.report_page import html_page
+
+        (folder / "quantization.html").write_text(html_page(self.analysis))
+        (folder / "quantization.json").write_text(json.dumps(self.analysis.to_dict(), indent=2) + "\n")
 
 
 def aim_of(

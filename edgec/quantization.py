@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgec.passes.quantization import ActivationType, Encoding, Method, Placement
     from edgec.samples import Samples, SampleSource
 
-__all__ = ["Prepared", "Quantization", "QuantizationWarning", "Settings", "prepare", "quantize", "quantize_imported"]
+__all__ = ["Prepared", "Quantization", "QuantizationWarning", "Settings", "prepare", "quantize"]
 
 Equalization: TypeAlias = Literal["none", "weights", "activations"]
 Rounding: TypeAlias = Literal["nearest", "adaptive"]
@@ -163,39 +163,18 @@ def quantize(
         >>> model = edgec.quantize("resnet8.onnx", "calibration.npz")  # doctest: +SKIP
     """
     settings = Settings(
-        method,
-        percentile,
-        activation_type,
-        symmetric,
-        per_channel,
-        tuple(keep_float),
-        bias_correction,
-        equalization,
-        rounding,
-        measure_bias,
-    )
+        method, percentile, activation_type, symmetric, per_channel, tuple(keep_float),
+        bias_correction, equalization, rounding, measure_bias,
+    )  # fmt: skip
     free = DataFree(mode, bits, block_size, tuple(keep_float))
     if mode != "static":
         refuse_static_options(mode, settings, ("calibration", calibration), ("samples", samples), ("state", state))
         return quantize_without_data(read_model(model, inputs), free).model
     imported = read_model(model, inputs)
-    made = quantize_imported(imported, calibration, settings, limit=samples, state=state, progress=progress)
+    made = prepare(imported, calibration, settings, limit=samples, state=state, progress=progress).quantize()
     for note in made.notes:
         warnings.warn(note, QuantizationWarning, stacklevel=2)
     return made.model
-
-
-def quantize_imported(
-    imported: ir.Model,
-    calibration: SampleSource | None,
-    settings: Settings,
-    *,
-    limit: int | None = None,
-    state: Path | None = None,
-    progress: Progress = silent,
-) -> Quantization:
-    """`quantize` for a model that was read, with everything that it found out; nothing is printed."""
-    return prepare(imported, calibration, settings, limit=limit, state=state, progress=progress).quantize()
 
 
 def prepare(
@@ -207,7 +186,7 @@ def prepare(
     state: Path | None = None,
     progress: Progress = silent,
 ) -> Prepared:
-    """The part of `quantize_imported` that runs the model on samples."""
+    """The part of `quantize` that runs the model on samples; nothing is printed."""
     from edgec.bias_correction import mean_outputs, rows_for_means
     from edgec.calibration import collect_products
     from edgec.calibration_checks import scale_warnings

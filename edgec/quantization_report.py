@@ -143,8 +143,9 @@ def analyse(made: Quantization, *, count: int = 2, progress: Progress = silent) 
     """Run float, quantized and partly quantized models on some samples and compare what is inside them.
 
     Args:
-        made: By `edgec.quantization.quantize_imported`.
-        count: Of the first calibration samples are used, four at most. The model runs once for each layer on each.
+        made: From `edgec.quantization.prepare`.
+        count: Of the first calibration samples are used, of those that it kept. The model runs once for each layer on
+            each.
         progress: Called after every layer.
     """
     rows = made.calibration.examples[:count]

@@ -15,7 +15,8 @@ from edgec.errors import UsageError
 if TYPE_CHECKING:
     from edgec.passes.quantization import ActivationType, Method
     from edgec.passes.report import CountedResult
-    from edgec.quantization import Equalization, Rounding
+    from edgec.quantization import Equalization, Quantization, Rounding
+    from edgec.quantization_report import QuantizationReport
     from edgec.weight_quantization import Mode
 
 __all__ = ["command"]
@@ -86,9 +87,9 @@ def command(
     import onnx_ir as ir
 
     from edgec.files import atomic_write, check_writable
-    from edgec.quantization import Settings, quantize_imported
+    from edgec.quantization import Settings, prepare
     from edgec.quantization_report import analyse
-    from edgec.report_page import columns, html_page, text_table
+    from edgec.report_page import html_page
     from edgec.sources import model_name, open_source, read_model
     from edgec.weight_quantization import DataFree, quantize_without_data, refuse_static_options
 
@@ -115,7 +116,7 @@ def command(
     imported = read_model(open_source(model, checkpoint), inputs)
     try:
         with progress_bars() as progress:
-            made = quantize_imported(imported, calibration, settings, limit=samples, state=state, progress=progress)
+            made = prepare(imported, calibration, settings, limit=samples, state=state, progress=progress).quantize()
             analysed = analyse(made, progress=progress) if report is not None else None
     except KeyboardInterrupt:
         kept = "go on with the same command and --resume" if state.exists() else "nothing is kept"
@@ -129,6 +130,14 @@ def command(
         with atomic_write(report) as temporary:
             is_json = report.suffix == ".json"
             temporary.write_text(json.dumps(analysed.to_dict(), indent=2) if is_json else html_page(analysed))
+    _say(made, analysed, path, start, as_json=as_json)
+    return 0
+
+
+def _say(made: Quantization, analysed: QuantizationReport | None, path: Path, start: float, *, as_json: bool) -> None:
+    """What was written, and the layers where that was asked for."""
+    from edgec.report_page import columns, text_table
+
     seconds = time.perf_counter() - start
     linear = sum(unit.is_linear for unit in made.placement.units)
     total = linear + len(made.placement.kept)
@@ -138,14 +147,13 @@ def command(
             "quantized": linear, "kept_float": made.placement.kept, "notes": list(made.notes),
             "seconds": round(seconds, 3), "report": None if analysed is None else analysed.to_dict(),
         })  # fmt: skip
-        return 0
+        return
     if analysed is not None:
         print_table(columns(analysed), text_table(analysed, _SHOWN))
     click.echo(
         f"{path}: {linear} of {total} convolutions and products in int8, {made.calibration.samples} samples, "
         f"{path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s"
     )
-    return 0
 
 
 def _write_without_data(made: CountedResult, path: Path, mode: Mode, start: float, *, as_json: bool) -> int:

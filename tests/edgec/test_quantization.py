@@ -18,7 +18,7 @@ import edgec
 from edgec.calibration import calibrate
 from edgec.errors import EdgecError, UsageError
 from edgec.frontend import execute
-from edgec.quantization import QuantizationWarning, Settings, input_infos, quantize_imported
+from edgec.quantization import QuantizationWarning, Settings, input_infos, prepare
 from edgec.samples import open_samples
 from edgec.sources import read_model
 from tests.edgec.tiny import FEATURES, tiny_model
@@ -268,7 +268,7 @@ def test_memory_does_not_grow_with_the_samples(tiny, tmp_path):
 
 
 def test_the_notes_and_figures_of_a_run(tiny):
-    made = quantize_imported(tiny, samples(3), Settings(keep_float=("fc",)), limit=2)
+    made = prepare(tiny, samples(3), Settings(keep_float=("fc",)), limit=2).quantize()
     assert made.calibration.samples == 2 and not made.notes
     assert made.placement.kept == {"fc": "as you asked"}
     assert [unit.name for unit in made.placement.units if unit.is_linear] == ["conv"]

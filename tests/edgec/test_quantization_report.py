@@ -16,7 +16,7 @@ from onnx import numpy_helper, parser
 
 from edgec.calibration_checks import scale_warnings
 from edgec.frontend import execute
-from edgec.quantization import Quantization, Settings, quantize_imported
+from edgec.quantization import Quantization, Settings, prepare
 from edgec.quantization_report import QuantizationReport, analyse
 from edgec.report_page import columns, html_page, text_table
 from edgec.sources import read_model
@@ -26,7 +26,7 @@ from tests.edgec.tiny import tiny_model
 
 @pytest.fixture(scope="module")
 def made() -> Quantization:
-    return quantize_imported(read_model(tiny_model()), samples(9), Settings())
+    return prepare(read_model(tiny_model()), samples(9), Settings()).quantize()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_harm_to_probabilities_and_to_numbers():
         proto = parser.parse_model(f"""<ir_version: 10, opset_import: ["": 22]>
             g (float[2, 6] x) => (float[2, 5] y) {{ a = MatMul(x, w) {ending} }}""")
         proto.graph.initializer.append(numpy_helper.from_array(weights, "w"))
-        made = quantize_imported(read_model(proto), rows, Settings())
+        made = prepare(read_model(proto), rows, Settings()).quantize()
         (layer,) = analyse(made, count=8).layers
         exact, actual = (
             np.concatenate([execute(model, {"x": row})["y"].astype(np.float64) for row in rows["x"]])
@@ -95,7 +95,7 @@ def test_the_layer_that_hurts_most_leads_the_ranking():
     array = np.frombuffer(weight.raw_data, np.float32).copy()
     array[0] = 60.0
     weight.raw_data = array.tobytes()
-    made = quantize_imported(read_model(proto), samples(9), Settings(is_per_channel=False))
+    made = prepare(read_model(proto), samples(9), Settings(is_per_channel=False)).quantize()
     report = analyse(made)
     assert report.ranking[0].name == "fc"
     assert report.ranking[0].sensitivity_db < report.ranking[-1].sensitivity_db - 10
