@@ -39,7 +39,7 @@ SUMS_IN_FLIGHT = 8
 """Fewer independent accumulators leave the pipelines of multiply-adds empty (latency 4, two per cycle)."""
 
 INTEGER_SUMS_IN_FLIGHT = 4
-"""The same for bytes on Arm: a column of one block, four vectors, runs no slower than its loads (llvm-mca: A55, A76)."""
+"""The same for bytes on Arm, where a column of one block, four vectors, waits for its loads (llvm-mca: A55, A76)."""
 
 MAX_UNROLLED_TAPS = 9
 """Kernels of at most so many taps are unrolled whole, larger ones along their columns."""
