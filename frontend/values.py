@@ -8,7 +8,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-__all__ = ["Array", "array_of", "is_default_op", "only_consumer", "rank_of", "static_shape"]
+__all__ = [
+    "Array",
+    "array_of",
+    "is_default_op",
+    "only_consumer",
+    "pads_with_zeros_or_elements",
+    "rank_of",
+    "static_shape",
+]
 
 Array: TypeAlias = NDArray[np.generic]
 
@@ -47,3 +55,13 @@ def only_consumer(value: ir.Value) -> ir.Node | None:
     if len(uses) != 1 or value.is_graph_output():
         return None
     return uses[0].node
+
+
+def pads_with_zeros_or_elements(pad: ir.Node) -> bool:
+    """Whether what a Pad adds are numbers that quantization keeps: zero, or (in modes like reflect) the data's own."""
+    mode = pad.attributes.get("mode")
+    if mode is not None and mode.as_string() != "constant":
+        return True
+    value = pad.inputs[2] if len(pad.inputs) > 2 else None
+    array = array_of(value)
+    return value is None or (array is not None and not array.any())

@@ -13,7 +13,7 @@ from edgec.engine import to_tensor
 from edgec.frontend.executor import run_node
 from edgec.frontend.integers.editing import Editor
 from edgec.frontend.integers.reading import Scaled, read_dequantize, read_quantize
-from edgec.frontend.values import array_of, is_default_op, only_consumer
+from edgec.frontend.values import array_of, is_default_op, only_consumer, pads_with_zeros_or_elements
 
 __all__ = ["cancel_pair", "fold_constant_integers", "push_dequantize_down", "push_quantize_up"]
 
@@ -194,12 +194,7 @@ def _moves_only(node: ir.Node) -> bool:
         array = array_of(training)
         return training is None or (array is not None and not array.any())
     if is_default_op(node, "Pad"):
-        mode = node.attributes.get("mode")
-        if mode is not None and mode.as_string() != "constant":
-            return True
-        value = node.inputs[2] if len(node.inputs) > 2 else None
-        array = array_of(value)
-        return value is None or (array is not None and not array.any())
+        return pads_with_zeros_or_elements(node)
     return True
 
 

@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from edgec.frontend.values import array_of, is_default_op, only_consumer, static_shape
+from edgec.frontend.values import (
+    array_of,
+    is_default_op,
+    only_consumer,
+    pads_with_zeros_or_elements,
+    static_shape,
+)
 from edgec.passes.quantization.weights import refusal
 
 __all__ = ["Placement", "Unit", "place"]
@@ -253,12 +259,7 @@ def _keeps_zero(node: ir.Node) -> bool:
     if node.op_type == "MaxPool":
         return len(node.outputs) == 1
     if node.op_type == "Pad":
-        mode = node.attributes.get("mode")
-        if mode is not None and mode.as_string() != "constant":
-            return True
-        value = node.inputs[2] if len(node.inputs) > 2 else None
-        array = array_of(value)
-        return value is None or (array is not None and not array.any())
+        return pads_with_zeros_or_elements(node)
     if node.op_type == "Resize":
         return _resize_mode(node) in ("nearest", "linear")
     if node.op_type == "Gather":

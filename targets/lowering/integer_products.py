@@ -144,8 +144,10 @@ def conv_integer(emitter: Emitter, node: ir.Node) -> None:
     if dot is not None and not (is_depthwise and dilations[1] > 1):
         x, offset = _of_type(emitter, x, dot.data_dtype)
         zero += offset
-        convolve = _depthwise_words if is_depthwise else _convolve_words
-        total = convolve(emitter, x, weights, geometry, group, dot, zero)
+        if is_depthwise:
+            total = _depthwise_words(emitter, x, weights, geometry, dot, zero)
+        else:
+            total = _convolve_words(emitter, x, weights, geometry, group, dot, zero)
     elif is_depthwise:
         packed = emitter.const(layouts.pack_depthwise_weights(weights, BLOCK))
         arguments = (emitter.blocked(x, BLOCK).var, packed, strides, dilations, pads, _integer_product, zero)
@@ -261,7 +263,6 @@ def _depthwise_words(
     x: ir.Value,
     weights: np.ndarray,
     geometry: tuple[list[int], list[int], list[int]],
-    _group: int,
     dot: DotProduct,
     zero: int,
 ) -> relax.Expr:
