@@ -14,7 +14,7 @@ import numpy as np
 import edgec
 from edgec.bundle import Bundle
 from edgec.devices import Peak, ProcessRunner, open_process
-from edgec.errors import UsageError
+from edgec.errors import DeviceError, UsageError
 from edgec.files import atomic_write
 from edgec.roofline import KernelReport, kernel_reports
 
@@ -146,7 +146,13 @@ def bench(
 
 
 def _profile(bundle: Bundle, runner: ProcessRunner, runs: int) -> tuple[tuple[KernelReport, ...], Peak | None]:
-    if runner.is_emulated:
+    if runner.fallback_reason is not None:
+        raise DeviceError(
+            f"{bundle.name} has a profile on a GPU only, and the CPU ran it",
+            where=runner.fallback_reason,
+            fix="compile it for the CPU to profile it there",
+        )
+    if runner.is_emulated or bundle.is_for_gpu:  # a CPU's peak says nothing about a GPU
         return kernel_reports(bundle, runner.profile(runs), None), None
     times, peak = runner.profile_with_peak(runs, _PEAK_MS)
     return kernel_reports(bundle, times, peak), peak

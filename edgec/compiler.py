@@ -69,6 +69,8 @@ class Compilation:
     plan: Plan = field(init=False)
     objects: list[Path] = field(default_factory=list)
     device_kernels: dict[str, DeviceKernel] = field(default_factory=dict)
+    has_fallback: bool = False
+    fallback: Compilation | None = None
     symbols: dict[str, str] = field(default_factory=dict)
     tuned: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -249,26 +251,63 @@ def build_kernels(c: Compilation) -> None:
         c.store.trim()
 
 
+def build_fallback(c: Compilation) -> None:
+    """A GPU model -> its kernels for the CPU as well, where that was asked for."""
+    from edgec.targets.tuning import find_records
+
+    if not c.has_fallback:
+        return
+    profile = c.profile.cpu
+    records = find_records(profile, None)
+    c.fallback = Compilation(
+        c.source, c.inputs, c.name, profile, c.folder, Dump(None), c.progress, records, c.store, precision=c.precision
+    )
+    c.fallback.imported = c.imported
+    titles = [title for title, _ in PHASES]
+    first, last = titles.index("integer form"), titles.index("build kernels")
+    for _, phase in PHASES[first : last + 1]:
+        phase(c.fallback)
+
+
 def link(c: Compilation) -> None:
     """Objects + generated driver + runtime -> libraries and runner."""
     from edgec.targets import driver
     from edgec.targets import link as linker
-    from edgec.targets.cuda.device_code import prelude
-    from edgec.targets.cuda.program import device_program
 
-    images = None
-    if c.profile.gpu is None:
-        c.driver = driver.driver_source(c.name, c.plan, c.profile.required_features, c.symbols)
-    else:
-        program = device_program(c.name, c.plan, c.device_kernels, c.profile.required_features)
-        c.driver, images = program.source, program.images
-        sources = {kernel.symbol: kernel.source for kernel in c.device_kernels.values()}
-        (c.subfolder("lib") / "kernels.cu").write_text("\n".join([prelude(), *sources.values()]))
-    c.dump.text("driver", "c", lambda: c.driver)
     folder = c.subfolder("lib")
-    linker.link(c.name, c.driver, c.objects, c.plan.params, c.profile, folder, images)
-    (folder / "model.c").write_text(c.driver)
-    (c.subfolder("params") / "params.bin").write_bytes(c.plan.params)
+    if c.profile.gpu is not None:
+        _link_for_gpu(c, folder)
+        return
+    c.driver = driver.driver_source(c.name, c.plan, c.profile.required_features, c.symbols)
+    linker.link(c.name, c.driver, c.objects, c.plan.params, c.profile, folder)
+    _keep(c, c.plan.params)
+
+
+def _link_for_gpu(c: Compilation, folder: Path) -> None:
+    from edgec.targets import driver
+    from edgec.targets import link as linker
+    from edgec.targets.cuda.device_code import prelude
+    from edgec.targets.cuda.program import Fallback, device_program
+
+    fallback, source, params, objects = None, None, c.plan.params, c.objects
+    if (on_cpu := c.fallback) is not None:
+        fallback = Fallback.of(c.name, on_cpu.plan, c.plan)
+        source = driver.driver_source(
+            fallback.model, fallback.plan, on_cpu.profile.required_features, on_cpu.symbols, is_default=False
+        )
+        params, objects = fallback.plan.params, on_cpu.objects
+    program = device_program(c.name, c.plan, c.device_kernels, c.profile.required_features, fallback)
+    c.driver = program.source
+    linker.link(c.name, c.driver, objects, params, c.profile, folder, program.images, source)
+    kernels = {kernel.symbol: kernel.source for kernel in c.device_kernels.values()}
+    (folder / "kernels.cu").write_text("\n".join([prelude(), *kernels.values()]))
+    _keep(c, params)
+
+
+def _keep(c: Compilation, params: bytes) -> None:
+    c.dump.text("driver", "c", lambda: c.driver)
+    (c.subfolder("lib") / "model.c").write_text(c.driver)
+    (c.subfolder("params") / "params.bin").write_bytes(params)
 
 
 def run_reference(c: Compilation) -> None:
@@ -297,6 +336,7 @@ PHASES: tuple[tuple[str, Phase], ...] = (
     ("fuse", fuse),
     ("plan memory", plan),
     ("build kernels", build_kernels),
+    ("cpu fallback", build_fallback),
     ("link", link),
     ("run reference", run_reference),
 )
@@ -347,8 +387,8 @@ def compile(
         precision: ``"fp16"`` to store weights and to compute in float16 what does not suffer from it, ``"fp32"`` to
             compute all floats in float32. By default as the model has it, where the target computes in float16.
             ``"int8"`` says the same as ``quantize="int8"``.
-        also_for: For a GPU target: newer architectures to have machine code for in the same bundle, as ``sm_90``, and
-            ``ptx`` for those to come.
+        also_for: For a GPU target: newer architectures to have machine code for in the same bundle, as ``sm_90``,
+            ``ptx`` for those to come, and ``cpu`` for machines without a GPU.
         progress: Called as the work goes on.
 
     Returns:
@@ -396,6 +436,7 @@ def compile(
             calibration=calibration,
             aim=aim,
             precision=precision,
+            has_fallback="cpu" in also_for,
             notes=list(found.notes),
         )
         c.seconds["load compiler"] = time.perf_counter() - start

@@ -57,6 +57,7 @@ def seal_bundle(c: Compilation) -> Bundle:
                 "arena_bytes": c.plan.arena_size_bytes,
                 "arena_bound_bytes": c.plan.arena_bound_bytes,
             },
+            **({} if c.fallback is None else {"fallback": _fallback(c.fallback)}),
             **({} if c.auto is None else {"quantization": c.auto.report.to_dict()}),
             "tuning": {"kernels": sorted(c.tuned), "notes": sorted(set(c.notes))},
             "toolchain": _versions(),
@@ -74,6 +75,15 @@ def _recipe(c: Compilation) -> dict[str, object]:
     if c.integers is c.imported:
         return {"precision": "float32"}
     return {"precision": "int8", "float_islands": float_islands(c.integers)}
+
+
+def _fallback(c: Compilation) -> dict[str, object]:
+    return {
+        "instruction_set": c.profile.instruction_set.name,
+        "cpu_features_required": list(c.profile.required_features),
+        "params_bytes": len(c.plan.params),
+        "arena_bytes": c.plan.arena_size_bytes,
+    }
 
 
 def _device_code(c: Compilation) -> list[dict[str, object]]:

@@ -49,7 +49,12 @@ def kernel_symbol(model: str, kernel: str) -> str:
 
 
 def driver_source(
-    model: str, plan: Plan, required_features: Sequence[str], symbols: Mapping[str, str] | None = None
+    model: str,
+    plan: Plan,
+    required_features: Sequence[str],
+    symbols: Mapping[str, str] | None = None,
+    *,
+    is_default: bool = True,
 ) -> str:
     """The text of model.c.
 
@@ -58,6 +63,7 @@ def driver_source(
         plan: The calls.
         required_features: CPU features to check before the first.
         symbols: The C function of each kernel; by default that of :func:`kernel_symbol`.
+        is_default: Whether it is the library's model, and not another one's fallback.
     """
     kernels = sorted({call.kernel for call in plan.calls if call.kernel in plan.kernels})
     if symbols is None:
@@ -77,7 +83,7 @@ def driver_source(
         tensor_infos("output", plan.outputs),
         kernel_names(plan),
         cpu_features(required_features),
-        model_struct(model, plan, {"run": "run"}),
+        model_struct(model, plan, {"run": "run"}, is_default=is_default),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -138,7 +144,7 @@ def cpu_features(required: Sequence[str]) -> str:
     return f"static const char *const cpu_features[] = {{{names}0}};"
 
 
-def model_struct(model: str, plan: Plan, execution: Mapping[str, str]) -> str:
+def model_struct(model: str, plan: Plan, execution: Mapping[str, str], *, is_default: bool = True) -> str:
     """The model's description; ``execution`` are the members that say how it runs."""
     rows = {
         "abi_version": "EDGEC_ABI_VERSION",
@@ -156,4 +162,5 @@ def model_struct(model: str, plan: Plan, execution: Mapping[str, str]) -> str:
         "cpu_features_required": "cpu_features",
     }
     body = "".join(f"    .{key} = {value},\n" for key, value in rows.items())
-    return f"EDGEC_API const edgec_model edgec_model_{model} = {{\n{body}}};\n\nEDGEC_DEFAULT_MODEL({model});"
+    definition = f"EDGEC_API const edgec_model edgec_model_{model} = {{\n{body}}};"
+    return f"{definition}\n\nEDGEC_DEFAULT_MODEL({model});" if is_default else definition

@@ -49,6 +49,7 @@ def link(
     profile: Profile,
     folder: Path,
     images: Mapping[str, bytes] | None = None,
+    fallback: str | None = None,
 ) -> Artifact:
     """Write the shared library, the static library with its headers, and the runner into ``folder``.
 
@@ -60,6 +61,7 @@ def link(
         profile: The target.
         folder: Existing folder, absolute; receives the files and a ``build`` folder with the intermediate ones.
         images: The code of a GPU's kernels by C symbol; None for a model that runs on the CPU.
+        fallback: Text of a second C file, of the model for the CPU that runs where there is no GPU.
     """
     runtime = Path(str(resources.files("edgec.targets.runtime")))
     build = folder / "build"
@@ -67,6 +69,7 @@ def link(
     source = build / "model.c"
     source.write_text(driver)
     core = [*_runtime_sources(runtime, images), *_image_sources(images, build / "images")]
+    core += _fallback_source(fallback, build)
     system = _system_libraries(images)
     library_target = profile.link_targets["library"]
     library, executable = folder / f"lib{model}.so", folder / f"{model}_runner"
@@ -90,7 +93,7 @@ def link(
         _zig(["ar", "rcsD", str(static), *archive_objects, *kernels])
 
     def runner() -> None:
-        link_runner(model, driver, objects, params, profile, folder, images)
+        link_runner(model, driver, objects, params, profile, folder, images, fallback)
 
     with ThreadPoolExecutor() as pool:
         for job in [pool.submit(task) for task in (shared_library, runner, static_library)]:
@@ -113,6 +116,7 @@ def link_runner(
     profile: Profile,
     folder: Path,
     images: Mapping[str, bytes] | None = None,
+    fallback: str | None = None,
 ) -> Path:
     """Write the self-contained executable ``<model>_runner`` into ``folder``; arguments as for :func:`link`."""
     runtime = Path(str(resources.files("edgec.targets.runtime")))
@@ -126,7 +130,7 @@ def link_runner(
     embedded = _embedded_params(build / "params.bin", params, runtime, target) if params else []
     flags = ["-target", target, *_FLAGS, "-s", *(["-static"] if "musl" in target else []), "-I", str(runtime)]
     sources = [source, *_runtime_sources(runtime, images), *_image_sources(images, build / "runner_images")]
-    sources += sorted(runtime.glob("runner*.c"))
+    sources += [*_fallback_source(fallback, build / "runner_images"), *sorted(runtime.glob("runner*.c"))]
     files = [*map(str, [*sources, *embedded, *objects]), *_system_libraries(images)]
     _zig(["cc", *flags, *files, "-o", str(executable)])
     return executable
@@ -140,6 +144,15 @@ def _runtime_sources(runtime: Path, images: Mapping[str, bytes] | None) -> list[
 
 def _system_libraries(images: Mapping[str, bytes] | None) -> list[str]:
     return ["-lm", "-lpthread", *(["-ldl"] if images is not None else [])]
+
+
+def _fallback_source(text: str | None, folder: Path) -> list[Path]:
+    if text is None:
+        return []
+    folder.mkdir(exist_ok=True)
+    source = folder / "fallback.c"
+    source.write_text(text)
+    return [source]
 
 
 def _image_sources(images: Mapping[str, bytes] | None, folder: Path) -> list[Path]:

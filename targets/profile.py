@@ -145,6 +145,11 @@ class Profile:
         return self.gpu is not None or self.instruction_set.has_float16
 
     @property
+    def cpu(self) -> Profile:
+        """The machine without its GPU."""
+        return dataclasses.replace(self, gpu=None, required_features=self.instruction_set.required)
+
+    @property
     def by_element(self) -> bool:
         """Whether vectors are multiplied by elements of others (see the instruction set)."""
         return self.gpu is None and self.instruction_set.by_element
@@ -260,7 +265,7 @@ def on_more_gpus(profile: Profile, others: Sequence[str]) -> Profile:
 
     Args:
         profile: A GPU target, which the kernels are made for.
-        others: Architectures, as ``sm_90``, and ``ptx`` for those that are not there yet.
+        others: Architectures, as ``sm_90``, and ``ptx`` for those that are not there yet; ``cpu`` changes nothing here.
 
     Raises:
         UsageError: The target has no GPU, or an architecture is older than its own.
@@ -276,7 +281,7 @@ def on_more_gpus(profile: Profile, others: Sequence[str]) -> Profile:
             fix="leave --also-for out, or choose a GPU; `edgec targets` lists them",
         )
     own = profile.gpu.capability
-    rows = [architecture(name) for name in others if name != "ptx"]
+    rows = [architecture(name) for name in others if name not in ("ptx", "cpu")]
     if older := [row.target for row in rows if row.capability < own]:
         raise UsageError(
             f"kernels for sm_{own} do not run on {', '.join(older)}",

@@ -39,7 +39,7 @@ __all__ = ["command"]
 )  # fmt: skip
 @click.option(
     "--also-for", default="", metavar="LIST",
-    help="For GPUs: newer ones to have code for, as sm_90,sm_110; and ptx for those to come.",
+    help="For GPUs: code for more: newer ones (sm_90,sm_110), those to come (ptx), machines without one (cpu).",
 )  # fmt: skip
 @click.option("--name", help="Name of the artifact.  [default: that of the model]")
 @click.option("--records", type=click.Path(path_type=Path), help="Tuning records that win over all others.")

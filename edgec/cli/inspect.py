@@ -64,6 +64,9 @@ def _needs(bundle: Bundle, report: dict[str, Any]) -> list[str]:
     needs += [
         f"a driver of CUDA {driver} or newer, for {', '.join(sorted(found))}" for driver, found in drivers.items()
     ]
+    fallback = bundle.manifest.get("fallback")
+    if isinstance(fallback, dict):
+        needs.append(f"or, without a GPU, a CPU with {', '.join(fallback['cpu_features_required'])}")
     return needs
 
 

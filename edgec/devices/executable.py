@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -135,11 +136,19 @@ class SshTransport:
             raise DeviceError(f"no `{argv[0]}` on this machine", fix=fix) from err
 
 
+_FALLBACK = re.compile(r"edgec-runner: note: the CPU runs it: (.*)")
+
+
 class ExecutableRunner:
-    """The bundle's runner, driven through files and JSON."""
+    """The bundle's runner, driven through files and JSON.
+
+    Attributes:
+        fallback_reason: Why a GPU model ran on the CPU, once it did.
+    """
 
     def __init__(self, bundle: Bundle, transport: Transport, threads: int, cpus: Sequence[int] = ()) -> None:
         self.description = transport.description
+        self.fallback_reason: str | None = None
         self.is_emulated = transport.is_emulated
         self._bundle = bundle
         self._transport = transport
@@ -214,6 +223,8 @@ class ExecutableRunner:
                 where=message,
                 fix=advice(self._bundle, message),
             )
+        if (note := _FALLBACK.search(result.stderr)) is not None:
+            self.description, self.fallback_reason = f"{self._transport.description}, on its CPU", note[1]
         return dict(json.loads(result.stdout)) if result.stdout.strip() else {}
 
     def close(self) -> None:

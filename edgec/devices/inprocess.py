@@ -48,6 +48,7 @@ class InProcessRunner:
                 f"this machine cannot load the library of {bundle.name}", where=str(err), fix=f"target {bundle.target}"
             ) from err
         self._library.edgec_model_default.restype = ctypes.c_void_p
+        self._library.edgec_session_model.restype = ctypes.c_void_p
         self._library.edgec_last_error.restype = ctypes.c_char_p
         options = _Options(struct_size=ctypes.sizeof(_Options), threads=threads)
         if cpus:
@@ -56,6 +57,8 @@ class InProcessRunner:
             options.params_path = str(bundle.params).encode()
         model = ctypes.c_void_p(self._library.edgec_model_default())
         self._check(self._library.edgec_create(model, ctypes.byref(options), ctypes.byref(self._session)))
+        if self._library.edgec_session_model(self._session) != model.value:
+            self.description = "this process, on the CPU"
 
     def run(self, samples: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
         return [self._run_one(sample) for sample in samples]

@@ -97,6 +97,7 @@ class ProcessRunner(Runner, Protocol):
     """An artifact with a process of its own, where it can be timed."""
 
     is_emulated: bool
+    fallback_reason: str | None
 
     def bench(self, *, warmup_ms: int, min_time_ms: int, max_runs: int) -> Timing:
         """Repeat the inference for a set time."""

@@ -55,8 +55,8 @@ class DeviceImage:
     def driver(self) -> str:
         """The oldest driver that loads it, as the version of CUDA that it supports.
 
-        Source: CUDA Compatibility, "Minor Version Compatibility": machine code of a toolkit runs with drivers of the same
-        major version, PTX needs one at least as new as the toolkit.
+        Source: CUDA Compatibility, "Minor Version Compatibility": machine code of a toolkit runs with drivers of the
+        same major version, PTX needs one at least as new as the toolkit.
         """
         return self.toolkit if self.kind == "ptx" else f"{self.toolkit.partition('.')[0]}.0"
 

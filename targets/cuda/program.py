@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgec.targets.cuda.kernels import DeviceImage, DeviceKernel
 from edgec.targets.driver import cpu_features, kernel_names, model_struct, tensor_infos
+from edgec.targets.lowering.memory import ARENA_ALIGNMENT_BYTES
 from edgec.targets.lowering.plan import KernelCall, Place, PlacedBuffer, Plan
 
-__all__ = ["DeviceProgram", "device_program"]
+__all__ = ["DeviceProgram", "Fallback", "device_program"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,34 @@ class DeviceProgram:
 
     source: str
     images: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """The same model for the CPU, for a machine without a GPU.
+
+    Attributes:
+        model: Its C identifier.
+        plan: Its calls. Its parameters are those of both, the GPU's first.
+    """
+
+    model: str
+    plan: Plan
+
+    @classmethod
+    def of(cls, model: str, plan: Plan, plan_of_gpu: Plan) -> Fallback:
+        """The fallback of a model that has the parameters of ``plan_of_gpu``."""
+        missing = -len(plan_of_gpu.params) % ARENA_ALIGNMENT_BYTES
+        start = len(plan_of_gpu.params) + missing
+        calls = tuple(
+            replace(call, arguments=tuple(_moved(buffer, start) for buffer in call.arguments)) for call in plan.calls
+        )
+        params = plan_of_gpu.params + b"\0" * missing + plan.params
+        return cls(f"{model}_on_cpu", replace(plan, calls=calls, params=params))
+
+
+def _moved(buffer: PlacedBuffer, start: int) -> PlacedBuffer:
+    return replace(buffer, position=buffer.position + start) if buffer.place is Place.PARAMS else buffer
 
 
 @dataclass
@@ -40,7 +69,11 @@ class _Images:
 
 
 def device_program(
-    model: str, plan: Plan, kernels: Mapping[str, DeviceKernel], required_features: Sequence[str]
+    model: str,
+    plan: Plan,
+    kernels: Mapping[str, DeviceKernel],
+    required_features: Sequence[str],
+    fallback: Fallback | None = None,
 ) -> DeviceProgram:
     """The program that launches the plan's kernels.
 
@@ -49,6 +82,7 @@ def device_program(
         plan: The calls; arena and parameters lie in the device's memory.
         kernels: All kernels of the plan, by name. Equal ones are loaded once.
         required_features: CPU features to check before anything else.
+        fallback: What runs where there is no GPU.
 
     Raises:
         KeyError: A kernel of the plan is missing.
@@ -63,12 +97,21 @@ def device_program(
         _image_table(images),
         *kernel_tables,
         *_step_tables(plan, {name: numbers[kernel] for name, kernel in called.items()}),
-        _program(len(images.numbers), len(numbers), sum(len(call.arguments) for call in plan.calls)),
+        _program(plan, len(images.numbers), len(numbers)),
         tensor_infos("input", plan.inputs),
         tensor_infos("output", plan.outputs),
         kernel_names(plan),
         cpu_features(required_features),
-        model_struct(model, plan, {"backend": "&edgec_cuda_backend", "program": "&program"}),
+        *([] if fallback is None else [f"extern const edgec_model edgec_model_{fallback.model};"]),
+        model_struct(
+            model,
+            plan if fallback is None else replace(plan, params=fallback.plan.params),
+            {
+                "backend": "&edgec_cuda_backend",
+                "program": "&program",
+                "fallback": "0" if fallback is None else f"&edgec_model_{fallback.model}",
+            },
+        ),
     ]
     contents = {images.symbol(number): _content(image) for image, number in images.numbers.items()}
     return DeviceProgram("\n\n".join(sections) + "\n", contents)
@@ -145,7 +188,7 @@ def _copied_bytes(plan: Plan, call: KernelCall) -> int:
     return 0 if call.kernel in plan.kernels else plan.outputs[call.arguments[1].position].size_bytes
 
 
-def _program(num_images: int, num_kernels: int, num_arguments: int) -> str:
+def _program(plan: Plan, num_images: int, num_kernels: int) -> str:
     rows = {
         "images": "images",
         "num_images": num_images,
@@ -153,7 +196,8 @@ def _program(num_images: int, num_kernels: int, num_arguments: int) -> str:
         "kernels": "kernels",
         "num_kernels": num_kernels,
         "arguments": "arguments",
-        "num_arguments": num_arguments,
+        "num_arguments": sum(len(call.arguments) for call in plan.calls),
+        "params_bytes": len(plan.params),
         "steps": "steps",
     }
     body = "".join(f"    .{key} = {value},\n" for key, value in rows.items())

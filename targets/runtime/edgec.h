@@ -24,7 +24,7 @@
 
 /* Layout of edgec_model and meaning of the runtime calls in generated code. A model and a runtime that differ in it
  * refuse each other in edgec_create. */
-#define EDGEC_ABI_VERSION 2
+#define EDGEC_ABI_VERSION 3
 
 /* Most threads a session can have. */
 #define EDGEC_MAX_THREADS 256
@@ -97,6 +97,7 @@ typedef struct edgec_model {
     const char *const *cpu_features_required; /* NULL-terminated; NULL: none */
     const edgec_backend *backend;             /* NULL: the CPU */
     const void *program;                      /* what the backend runs */
+    const struct edgec_model *fallback;       /* the same for the CPU, where the backend finds no device; may be NULL */
 } edgec_model;
 
 /* Zero is a sensible value for every member but struct_size. */
@@ -136,7 +137,9 @@ EDGEC_API const edgec_model *edgec_model_default(void);
 
 /* Makes a session: checks the CPU, allocates all memory, opens the parameters, starts the workers.
  * options: may be NULL for the defaults. *session: owned by the caller, who passes it to edgec_destroy; NULL on failure.
- * The model must outlive the session. */
+ * The model must outlive the session.
+ * Where there is no GPU that a GPU model can run on, the session is one of its fallback, if it has one:
+ * edgec_session_model then differs from the model, and edgec_last_error says why. */
 EDGEC_API edgec_status edgec_create(const edgec_model *model, const edgec_options *options, edgec_session **session);
 
 /* Runs the model once, in this thread and the session's workers; returns when the outputs are written.
@@ -159,6 +162,9 @@ typedef void (*edgec_profiler)(void *user, int kernel_index, const char *kernel_
 /* Sets the function to call after each kernel; NULL ends profiling. `user` is handed through. Costs two clock readings
  * per kernel while set. */
 EDGEC_API edgec_status edgec_set_profiler(edgec_session *session, edgec_profiler profiler, void *user);
+
+/* The model that a session runs: the one it was made for, or that one's fallback. */
+EDGEC_API const edgec_model *edgec_session_model(const edgec_session *session);
 
 /* Number of threads of a session, the caller included. */
 EDGEC_API int edgec_num_threads(const edgec_session *session);

@@ -40,7 +40,11 @@ int runner_open(const edgec_model *model, const runner_options *options, int ver
         .params_path = options->params,
     };
     const edgec_status status = edgec_create(model, &settings, session);
-    return status == EDGEC_OK ? EXIT_DONE : runner_status(status);
+    if (status != EDGEC_OK) return runner_status(status);
+    if (edgec_session_model(*session) != model) {
+        (void)fprintf(stderr, "edgec-runner: note: the CPU runs it: %s\n", edgec_last_error());
+    }
+    return EXIT_DONE;
 }
 
 void runner_json_string(const char *text) {

@@ -177,12 +177,16 @@ static void print_profile(const edgec_model *model, const struct profile *profil
 int runner_profile(const edgec_model *model, const runner_options *options) {
     edgec_session *session = NULL;
     runner_tensors tensors;
-    struct profile profile = {.runs = options->runs, .num_kernels = model->num_kernels};
+    struct profile profile = {.runs = options->runs};
     int code = prepare(&tensors, model, options->input);
     if (code != EXIT_DONE) return code;
-    profile.ns = calloc((size_t)model->num_kernels * profile.runs + 1, sizeof *profile.ns);
-    if (profile.ns == NULL) code = runner_error(EXIT_DEVICE, "no memory for %llu runs", (unsigned long long)profile.runs);
-    if (code == EXIT_DONE) code = runner_open(model, options, 0, &session);
+    code = runner_open(model, options, 0, &session);
+    if (code == EXIT_DONE) {
+        model = edgec_session_model(session);
+        profile.num_kernels = model->num_kernels;
+        profile.ns = calloc((size_t)model->num_kernels * profile.runs + 1, sizeof *profile.ns);
+        if (profile.ns == NULL) code = runner_error(EXIT_DEVICE, "no memory for %llu runs", (unsigned long long)profile.runs);
+    }
     if (code == EXIT_DONE) {
         const edgec_status status = collect(session, &tensors, &profile);
         if (status != EDGEC_OK) code = runner_status(status);

@@ -128,28 +128,39 @@ static edgec_status start(edgec_session *session, const edgec_options *options) 
     return edgec_pool_create(&session->pool, session->threads, options->cpus, (uint64_t)spin_us * 1000, session->workers);
 }
 
-edgec_status edgec_create(const edgec_model *model, const edgec_options *given, edgec_session **out) {
-    edgec_options options;
-    if (out == NULL) return edgec_fail(EDGEC_ERROR_INVALID_ARGUMENT, "session is NULL");
-    *out = NULL;
-    edgec_status status = check_model(model);
-    if (status == EDGEC_OK) status = read_options(&options, given);
-    if (status == EDGEC_OK) status = edgec_cpu_check(model);
+static edgec_status create(const edgec_model *model, const edgec_options *options, edgec_session **out) {
+    edgec_status status = edgec_cpu_check(model);
     if (status != EDGEC_OK) return status;
-
     edgec_session *session = calloc(1, sizeof *session);
     if (session == NULL) return edgec_fail(EDGEC_ERROR_OUT_OF_MEMORY, "cannot allocate a session");
     session->model = model;
-    session->threads = model->backend == NULL ? options.threads : 1;
-    session->caller_cpu = options.cpus != NULL && options.pin_caller ? options.cpus[0] : -1;
+    session->threads = model->backend == NULL ? options->threads : 1;
+    session->caller_cpu = options->cpus != NULL && options->pin_caller ? options->cpus[0] : -1;
     atomic_flag_clear(&session->is_busy);
-    status = start(session, &options);
+    status = start(session, options);
     if (status != EDGEC_OK) {
         edgec_destroy(session);
         return status;
     }
     *out = session;
     return EDGEC_OK;
+}
+
+edgec_status edgec_create(const edgec_model *model, const edgec_options *given, edgec_session **out) {
+    edgec_options options;
+    if (out == NULL) return edgec_fail(EDGEC_ERROR_INVALID_ARGUMENT, "session is NULL");
+    *out = NULL;
+    edgec_status status = check_model(model);
+    if (status == EDGEC_OK) status = read_options(&options, given);
+    if (status != EDGEC_OK) return status;
+    status = create(model, &options, out);
+    const int has_no_device =
+        status == EDGEC_ERROR_NO_DRIVER || status == EDGEC_ERROR_ARCHITECTURE || status == EDGEC_ERROR_DEVICE_MEMORY;
+    return has_no_device && model->fallback != NULL ? create(model->fallback, &options, out) : status;
+}
+
+const edgec_model *edgec_session_model(const edgec_session *session) {
+    return session->model;
 }
 
 void edgec_destroy(edgec_session *session) {

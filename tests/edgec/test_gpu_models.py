@@ -17,7 +17,7 @@ import pytest
 import edgec
 from edgec.bundle import Bundle
 from edgec.devices.selection import host_arch
-from edgec.errors import UnsupportedError
+from edgec.errors import DeviceError, UnsupportedError
 from edgec.targets.cuda import nvrtc
 from tests.conftest import REAL_MODELS
 from tests.cuda.emulate import emulated_library
@@ -153,3 +153,24 @@ def test_mistakes_at_run_time(
     other = run_edgec("check", tiny_on_gpu, "--device", "local")
     assert other.code == 6
     assert "compiled for other GPUs" in other.stderr and "sm_53" in other.stderr and "--also-for" in other.stderr
+
+
+def test_the_cpu_takes_over_without_a_gpu(
+    emulated_gpu: EmulatedGpu, run_edgec: RunEdgec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = edgec.compile(tiny_model(), target=HOST, also_for=["cpu"])
+    path = bundle.save(tmp_path / "tiny.edgec")
+    assert "or, without a GPU, a CPU with" in run_edgec("inspect", path).stdout
+    for device, description in ((None, "this process, on the CPU"), ("local", "this machine, on its CPU")):
+        report = edgec.check(bundle, device=device)
+        assert report and report.device == description, str(report)
+    with pytest.raises(DeviceError, match="has a profile on a GPU only") as caught:
+        edgec.bench(bundle, device="local", warmup_ms=0, min_time_ms=1, profile_runs=1)
+    assert "no CUDA driver" in str(caught.value.where)
+    emulated_gpu(bundle)
+    report = edgec.check(bundle, device="local")
+    assert report and report.device == "this machine", str(report)
+    assert "cuGraphLaunch" in (tmp_path / "log").read_text()
+    monkeypatch.setenv("EDGEC_STUB_CAPABILITY", "53")
+    report = edgec.check(bundle, device="local")
+    assert report and report.device == "this machine, on its CPU", str(report)

@@ -95,6 +95,7 @@ class Model(ctypes.Structure):
         ("cpu_features_required", ctypes.POINTER(ctypes.c_char_p)),
         ("backend", ctypes.c_void_p),
         ("program", ctypes.c_void_p),
+        ("fallback", ctypes.c_void_p),
     ]
 
 

@@ -79,7 +79,7 @@ def test_info(runner: Path) -> None:
         {"name": "mode", "dtype": "int32", "shape": [], "size_bytes": 4},
     ]
     assert [o["name"] for o in info["outputs"]] == ["y", 'counts "16"', "bytes"]
-    assert (info["model"], info["abi_version"], info["params_sha256"]) == ("fake", 2, SHA256)
+    assert (info["model"], info["abi_version"], info["params_sha256"]) == ("fake", 3, SHA256)
     assert (info["arena_size_bytes"], info["params_size_bytes"]) == (4140, 4076)
     assert info["kernels"] == ["fake_scale_add", "fake_count", "fake_reverse", "fake_obey"]
     assert info["cpu_features_required"] == []
@@ -232,7 +232,7 @@ def test_help_and_version(runner: Path) -> None:
     assert call(runner, "--help")[:2] == call(runner, "bench", "--help")[:2]
     code, out, err = call(runner, "--help")
     assert (code, out[:20], err) == (0, b"usage: runner COMMAN", "")
-    assert call(runner, "--version") == (0, b"edgec-runner 1.0 (ABI 2), model fake\n", "")
+    assert call(runner, "--version") == (0, b"edgec-runner 1.0 (ABI 3), model fake\n", "")
     with Path("/dev/full").open("wb") as full:
         assert subprocess.run([runner, "info"], stdout=full, stderr=subprocess.DEVNULL).returncode == 1
 

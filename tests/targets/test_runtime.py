@@ -141,7 +141,7 @@ def test_model_is_checked(lib: ctypes.CDLL, params: Path) -> None:
     model.abi_version = 99
     session = Session(lib, params, model)
     assert session.code == INVALID
-    assert "generated for runtime ABI 99, this runtime has ABI 2" in session.error
+    assert "generated for runtime ABI 99, this runtime has ABI 3" in session.error
     model = Model.from_buffer_copy(lib.edgec_model_default().contents)
     model.arena_size_bytes = 2**62
     session = Session(lib, params, model)

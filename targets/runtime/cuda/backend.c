@@ -46,7 +46,7 @@ static edgec_status too_large(const edgec_cuda *cuda, size_t needed, size_t free
 }
 
 static edgec_status allocate_memory(edgec_cuda *cuda) {
-    const size_t params = cuda->model->params_size_bytes, tensors = cuda->inputs_bytes + cuda->outputs_bytes;
+    const size_t params = cuda->program->params_bytes, tensors = cuda->inputs_bytes + cuda->outputs_bytes;
     const size_t work = round_up(cuda->model->arena_size_bytes) + tensors;
     const size_t needed = params + work + (cuda->is_integrated ? tensors : 0);
     size_t free_bytes = 0, total = 0;
@@ -72,7 +72,7 @@ static edgec_status allocate_memory(edgec_cuda *cuda) {
 }
 
 static edgec_status upload_params(edgec_cuda *cuda, const unsigned char *params) {
-    const size_t size = cuda->model->params_size_bytes;
+    const size_t size = cuda->program->params_bytes;
     if (size == 0) return EDGEC_OK;
     const edgec_status status = EDGEC_CUDA_CALL(cuda, cuMemcpyHtoDAsync, cuda->params, params, size, cuda->stream);
     return status != EDGEC_OK ? status : EDGEC_CUDA_CALL(cuda, cuStreamSynchronize, cuda->stream);

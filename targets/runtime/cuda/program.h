@@ -51,6 +51,7 @@ typedef struct edgec_cuda_program {
     int num_kernels;
     const edgec_cuda_argument *arguments;
     int num_arguments;
+    size_t params_bytes; /* of the model's parameters, those before the ones of its fallback */
     const edgec_cuda_step *steps; /* as many as the model says it has kernels */
 } edgec_cuda_program;
 
