@@ -8,7 +8,7 @@ CHECKED := $(SOURCES) tests benchmarks examples
 
 .PHONY: demo test lint bench typing clean qemu
 
-demo: $(VENV)/compile.stamp
+demo: $(VENV)/cuda.stamp
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/test.stamp qemu

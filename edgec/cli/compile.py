@@ -11,6 +11,7 @@ import click
 
 from edgec.cli.loading import load_tvm
 from edgec.cli.options import echo_json, json_option, model_options, parse_duration, progress_bars
+from edgec.errors import UsageError
 
 if TYPE_CHECKING:
     from edgec.progress import Progress
@@ -91,28 +92,40 @@ def command(
     source = open_source(model, checkpoint)
     load_s = time.perf_counter() - start
     time_s = parse_duration(tune_time)
-    with progress_bars() as progress:
+    if is_tuned and quantize == "auto":
+        raise UsageError(
+            "'--tune' needs the kernels of one model, and '--quantize auto' is still to decide on it",
+            fix="leave --tune out; then compile graph/model.onnx, of the bundle (a zip file) that this makes, with --tune",
+        )
+    with (
+        progress_bars() as progress,
+        warnings.catch_warnings(record=True, action="always", category=QuantizationWarning) as caught,
+    ):
         if is_tuned:
+            if "int8" in (quantize, precision):
+                # The kernels of the float model are others.
+                source = edgec.quantize(source, calibration, inputs=inputs, progress=progress)
+                quantize = calibration = None
+                precision = None if precision == "int8" else precision
             _tune(source, target, inputs, time_s, tune_device, records, progress)
-        with warnings.catch_warnings(record=True, action="always", category=QuantizationWarning) as caught:
-            bundle = edgec.compile(
-                source,
-                target=target,
-                inputs=inputs,
-                name=artifact_name(model, name),
-                dump_ir=dump_ir,
-                records=records,
-                cache=cache,
-                quantize=quantize,
-                calibration=calibration,
-                max_drop=max_drop,
-                metric=metric,
-                evaluation=evaluation,
-                device=device,
-                precision=precision,
-                also_for=[part.strip() for part in also_for.split(",") if part.strip()],
-                progress=progress,
-            )
+        bundle = edgec.compile(
+            source,
+            target=target,
+            inputs=inputs,
+            name=artifact_name(model, name),
+            dump_ir=dump_ir,
+            records=records,
+            cache=cache,
+            quantize=quantize,
+            calibration=calibration,
+            max_drop=max_drop,
+            metric=metric,
+            evaluation=evaluation,
+            device=device,
+            precision=precision,
+            also_for=[part.strip() for part in also_for.split(",") if part.strip()],
+            progress=progress,
+        )
     for warning in caught:
         click.echo(f"edgec: warning: {warning.message}", err=True)
     for note in bundle.tuning_notes:

@@ -31,6 +31,16 @@ _PROGRAMS = (
 )
 
 
+def _device_compilers() -> list[tuple[str, str, str, bool]]:
+    """A row per version of CUDA that edgec makes code with; one of them is enough."""
+    if util.find_spec("tvm") is None:
+        return []
+    from edgec.targets.cuda.nvrtc import installed
+
+    found = ", ".join(compiler.version for compiler in installed())
+    return [("NVRTC", found or "pip install 'edgec[cuda]'", "compiling for NVIDIA GPUs", bool(found))]
+
+
 @click.command()
 @json_option
 def command(as_json: bool) -> None:
@@ -39,6 +49,7 @@ def command(as_json: bool) -> None:
     for module, distribution, purpose, fix in _PACKAGES:
         present = util.find_spec(module) is not None
         rows.append((distribution, metadata.version(distribution) if present else fix, purpose, present))
+    rows += _device_compilers()
     for program, purpose, fix in _PROGRAMS:
         path = shutil.which(program)
         rows.append((program, path or fix, purpose, path is not None))

@@ -15,7 +15,7 @@ from edgec.errors import EdgecError, UnsupportedError
 from edgec.targets.cuda.architectures import Architecture
 from edgec.targets.cuda.kernels import DeviceImage, Resources
 
-__all__ = ["DeviceCompiler", "find_compiler"]
+__all__ = ["DeviceCompiler", "find_compiler", "installed"]
 
 _LIBRARY = {11: "libnvrtc.so.11.2", 12: "libnvrtc.so.12", 13: "libnvrtc.so.13"}
 
@@ -137,6 +137,11 @@ def find_compiler(architecture: Architecture) -> DeviceCompiler:
         + " among Python's packages and in CUDA_HOME",
         fix=f"{_INSTALL[usual]}, or set CUDA_HOME to an installed toolkit",
     )
+
+
+def installed() -> list[DeviceCompiler]:
+    """All compilers on this machine, oldest first."""
+    return [compiler for major in _LIBRARY if (compiler := _load(major)) is not None]
 
 
 @cache
