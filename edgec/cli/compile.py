@@ -95,7 +95,7 @@ def command(
     if is_tuned and quantize == "auto":
         raise UsageError(
             "'--tune' needs the kernels of one model, and '--quantize auto' is still to decide on it",
-            fix="leave --tune out; then compile graph/model.onnx, of the bundle (a zip file) that this makes, with --tune",
+            fix="leave --tune out; then compile graph/model.onnx of the bundle, a zip file, with --tune",
         )
     with (
         progress_bars() as progress,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -273,6 +275,34 @@ def test_search_on_this_machine(records: Path, tmp_path: Path, run_edgec: Edgec)
     bundle = edgec.load(output)
     assert len(bundle.manifest["tuning"]["kernels"]) == 1
     assert edgec.check(bundle)
+
+
+@pytest.mark.parametrize("option", ["--quantize", "--precision"])
+def test_a_quantized_model_is_tuned_as_such(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_edgec: Edgec
+) -> None:
+    tuned: list[list[str]] = []
+
+    def tune(model: ir.Model, **_: object) -> SimpleNamespace:
+        tuned.append([node.op_type for node in model.graph])
+        return SimpleNamespace(wrong=(), is_interrupted=False)
+
+    monkeypatch.setattr(edgec, "tune", tune)
+    output = tmp_path / "tiny.edgec"
+    result = run_edgec(
+        "compile", save_tiny(tmp_path / "tiny.onnx"), "-t", "native", "--tune", option, "int8", "-o", output
+    )
+    assert result.code == 0 and "no calibration data" in result.stderr
+    assert ["QuantizeLinear" in operators for operators in tuned] == [True]
+    bundle = edgec.load(output)
+    assert bundle.manifest["recipe"]["precision"] == "int8"
+
+
+def test_what_is_not_decided_is_not_tuned(tmp_path: Path, run_edgec: Edgec) -> None:
+    command = ("compile", save_tiny(tmp_path / "tiny.onnx"), "-t", "native", "--tune", "--quantize", "auto")
+    result = run_edgec(*command, "--calibration", "x.npz", "-o", tmp_path / "tiny.edgec")
+    assert result.code == 2 and "leave --tune out" in result.stderr
+    assert not (tmp_path / "tiny.edgec").exists()
 
 
 def test_a_tuned_bundle_computes_the_same(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
