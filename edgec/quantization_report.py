@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.accuracy import are_probabilities
+from edgec.bias_correction import correct_biases, mean_outputs
 from edgec.frontend import execute
 from edgec.frontend.executor import Array
 from edgec.passes.quantization import InsertPairs, Unit
@@ -155,6 +156,7 @@ def analyse(made: Quantization, *, count: int = 2, progress: Progress = silent) 
     exact = [execute(made.simplified, row, outputs=[*values, *outputs]) for row in rows]
     floats = [name for name in outputs if exact[0][name].dtype.kind == "f"]
     means = made.input_means if made.settings.corrects_bias else {}
+    expected = mean_outputs(made.simplified, made.placement, rows) if made.settings.measures_bias else {}
     accumulated = {name: _Noise() for name in [*values, *outputs]}
     for row, right in zip(rows, exact, strict=True):
         actual = execute(made.model, row, outputs=[*values.values(), *outputs])
@@ -165,6 +167,8 @@ def analyse(made: Quantization, *, count: int = 2, progress: Progress = silent) 
         alone = made.simplified.clone()
         only = frozenset({unit.name})
         InsertPairs(made.encodings, made.kept, made.settings.is_per_channel, means=means, only=only)(alone)
+        if expected:
+            correct_biases(alone, expected, rows)
         isolated, sensitivity = _Noise(), _Noise()
         reached: dict[str, list[Array]] = {output: [] for output in floats}
         name = str(unit.outputs[0].name)
