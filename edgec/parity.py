@@ -245,7 +245,7 @@ def compare(name: str, reference: np.ndarray, actual: np.ndarray, tolerance: Tol
 def _compare_integers(name: str, reference: np.ndarray, actual: np.ndarray, steps: int) -> OutputParity:
     """Integers and booleans agree or do not; float64 would take 2**53 and 2**53 + 1 for the same."""
     differs = reference != actual
-    if steps and reference.dtype.itemsize < 8:
+    if steps and reference.dtype.kind in "iu" and reference.dtype.itemsize < 8:
         differs = np.abs(actual.astype(np.int64) - reference.astype(np.int64)) > steps
     worst = np.unravel_index(int(np.argmax(differs)), differs.shape)
     passed = not differs.any()

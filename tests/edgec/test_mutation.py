@@ -13,7 +13,7 @@ from onnx import numpy_helper
 import edgec
 from edgec.errors import EdgecError
 from tests.edgec.conftest import Result
-from tests.edgec.tiny import rewrite
+from tests.edgec.tiny import rewrite, tiny_inputs
 
 
 def weights_of(path: Path) -> dict[str, np.ndarray]:
@@ -75,6 +75,29 @@ def test_one_changed_weight_of_a_real_network(
     result = run_edgec("check", mutant)
     assert result.code == 4
     assert "does not compute what the engine computes: output 'Identity'" in result.stderr
+
+
+def test_one_changed_byte_of_an_int8_network(tiny_onnx: Path, tmp_path: Path, run_edgec: Callable[..., Result]) -> None:
+    """One step of the largest weight of a convolution of bytes, whose integers must be equal bit for bit."""
+    samples = [tiny_inputs(seed) for seed in range(8)]
+    data = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+    path = edgec.compile(tiny_onnx, quantize="int8", calibration=data).save(tmp_path / "int8.edgec")
+    result = run_edgec("check", path)
+    assert (result.code, "parity holds" in result.stdout) == (0, True)
+    (weights,) = (array for array in weights_of(path).values() if array.dtype == np.int8 and array.ndim == 4)
+    bundle = edgec.load(path)
+    params = bundle.params.read_bytes()
+    # A word of the packed weights holds the three input channels of one tap, and a zero.
+    words = [tap.tobytes() + b"\0" for tap in weights.transpose(0, 2, 3, 1).reshape(-1, 3)]
+    word = max(words, key=lambda word: abs(int(np.frombuffer(word, np.int8)[0])))
+    assert params.count(word) == 1
+    smaller = np.frombuffer(word, np.int8).copy()
+    smaller[0] -= np.sign(smaller[0])
+    changed = params.replace(word, smaller.tobytes())
+    result = run_edgec("check", rewrite(path, tmp_path / "mutant.edgec", {"params/params.bin": changed}))
+    assert result.code == 4
+    assert "  FAIL net/features: " in result.stdout
+    assert "mutant.edgec does not compute what the engine computes" in result.stderr
 
 
 def test_a_changed_runner_fails_the_check_too(native: Path, tmp_path: Path, run_edgec: Callable[..., Result]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from edgec.bundle import Bundle
 from edgec.errors import EdgecError
-from edgec.parity import POLICY, OutputParity, ParityReport, Tolerance, compare
+from edgec.parity import POLICY, OutputParity, ParityReport, Tolerance, compare, policy_of
 
 FLOAT32 = POLICY["float32"]
 # Elementwise only: what the property tests reason about.
@@ -87,6 +89,41 @@ def test_large_integers_are_exact() -> None:
     result = compare("y", reference, actual, FLOAT32)
     assert not result.passed
     assert f"is {2**53 + 1} where the engine gives {2**53}" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("recipe", "policy"),
+    [
+        ({"precision": "float32"}, "float32"),
+        ({"precision": "float16"}, "float16"),
+        ({"precision": "int8", "float_islands": []}, "int8"),
+        ({"precision": "int8", "float_islands": ["Softmax"]}, "int8 with float islands"),
+    ],
+)
+def test_only_islands_of_float_give_integers_a_step(recipe: dict[str, object], policy: str) -> None:
+    tolerance = policy_of(Bundle(tempfile.TemporaryDirectory(), {"recipe": recipe}))
+    assert tolerance is POLICY[policy]
+    assert tolerance.integer_steps == (1 if policy == "int8 with float islands" else 0)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32"])
+def test_integers_within_their_steps(dtype: str) -> None:
+    """Neighbours pass; 255 and 0 are none, although their difference wraps around to one."""
+    one_step = POLICY["int8 with float islands"]
+    ends = np.iinfo(dtype)
+    reference = np.array([[ends.min, 7, ends.max]], dtype)
+    assert compare("y", reference, np.array([[ends.min + 1, 6, ends.max - 1]], dtype), one_step).passed
+    for actual, worst in (([ends.min, 9, ends.max], 1), ([ends.max, 7, ends.max], 0), ([ends.min, 7, ends.min], 2)):
+        result = compare("y", reference, np.array([actual], dtype), one_step)
+        assert not result.passed
+        assert result.worst_index == (0, worst)
+        assert "1 of 3 elements differ" in result.reason
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "bool"])
+def test_indices_and_truths_have_no_steps(dtype: str) -> None:
+    reference, actual = np.array([[0, 1, 1]], dtype), np.array([[0, 1, 0]], dtype)
+    assert not compare("y", reference, actual, POLICY["int8 with float islands"]).passed
 
 
 def test_a_zero_reference_allows_nothing_else() -> None:
