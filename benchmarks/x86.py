@@ -60,6 +60,7 @@ MODELS: dict[str, tuple[str, Shapes]] = {
 PEERS = ("onnxruntime", "openvino")
 SHARES = (10, 50, 90)
 ROUND_SECONDS, WARM_UP_SECONDS = 0.2, 0.3
+CONTENDER = Path(__file__).with_name("x86_contender.py")
 WRONG_DB = 20.0
 """Signal to error, in dB: a peer with less computes something else. One between this and the parity policy is less
 exact (a short polynomial for a sigmoid, say), which the report mentions."""
@@ -125,10 +126,9 @@ def geometric_mean(ratios: Sequence[float]) -> float:
 
 
 class PeerProcess(Contender):
-    """A process of `x86_contender.py`, and what it showed."""
+    """A process of `x86_contender.py` or one like it, and what it showed."""
 
-    def __init__(self, peer: str, folder: Path, threads: int) -> None:
-        script = Path(__file__).with_name("x86_contender.py")
+    def __init__(self, peer: str, folder: Path, threads: int, script: Path) -> None:
         super().__init__([sys.executable, str(script), peer, str(folder), str(threads)])
         self.figures = Figures(*(self.start[key] for key in ("load_ms", "first_ms", "peak_mib")))
         with np.load(folder / f"{peer}.npz") as file:
@@ -265,6 +265,7 @@ def measure(
     seconds: float,
     judged: Sequence[str] | None = None,
     tolerance: Tolerance = POLICY["float32"],
+    script: Path = CONTENDER,
 ) -> dict[str, Figures]:
     """Start all contenders, compare what they compute, and let them take turns; a peer that fails is left out.
 
@@ -275,7 +276,7 @@ def measure(
         for name, folder in places.items():
             is_ours = name.startswith("edgec")
             try:
-                contender = contenders[name] = PeerProcess(name.split()[0], folder, threads)
+                contender = contenders[name] = PeerProcess(name.split()[0], folder, threads, script)
                 if judged is None or name in judged:
                     contender.figures.note = difference(expected, contender.outputs, tolerance, is_strict=is_ours)
                 contender.run(WARM_UP_SECONDS, count=False)

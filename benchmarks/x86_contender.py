@@ -104,12 +104,15 @@ def aligned(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def serve(peer: str, folder: Path, threads: int) -> None:
+def serve(
+    peer: str, folder: Path, threads: int, loaders: Mapping[str, Callable[[Path, Arrays, int], Loader]] = LOADERS
+) -> None:
+    """Be a contender until stdin ends."""
     # The same CPUs for everybody, as many as threads: before the library starts any.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     with np.load(folder / "inputs.npz") as file:
         inputs = {name: aligned(file[name]) for name in file.files}
-    load = LOADERS[peer](folder, inputs, threads)
+    load = loaders[peer](folder, inputs, threads)
     start = time.perf_counter()
     infer, fetch = load()
     loaded = time.perf_counter()

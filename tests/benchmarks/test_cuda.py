@@ -1,0 +1,55 @@
+"""The GPU benchmark: its arithmetic, what it says without a GPU, and its PyTorch contender, on the CPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from benchmarks import cuda, cuda_contender
+from edgec.devices import Peak
+from edgec.frontend import execute
+from edgec.roofline import KernelReport
+from edgec.sources import read_model
+from tests.edgec.tiny import tiny_model
+
+
+def test_without_a_gpu_it_says_so() -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    result = subprocess.run([sys.executable, cuda.__file__], capture_output=True, text=True)
+    assert result.returncode == 6 and "Traceback" not in result.stderr
+    assert "PyTorch" in result.stderr
+
+
+def test_shares_of_the_peak() -> None:
+    peak = Peak(0, gflops=1000.0, bandwidth_gbs=100.0, last_cache_bytes=0, buffer_bytes=0)
+    report = KernelReport(0, "k", median_us=10.0, min_us=9.0, flops=4_000_000, bytes=500_000, peak_share=0.4)
+    (row,) = cuda.kernel_rows([report], peak)
+    assert (row["share_of_matrix_rate"], row["share_of_bandwidth"]) == (0.4, 0.5)
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_files_have_a_batch_of_one() -> None:
+    with pytest.raises(cuda.EdgecError, match="fixed batch"):
+        cuda.model_of("yunet", 8)
+    assert cuda.model_of("resnet18", 8).graph.inputs[0].shape.numpy()[0] == 8
+
+
+def test_the_contender_of_pytorch_computes_the_model(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("onnx2torch")
+    model = read_model(tiny_model())
+    ir.save(model, tmp_path / "model.onnx")
+    (tmp_path / "precision").write_text("fp32")
+    rng = np.random.default_rng(2)
+    inputs = {value.name: rng.standard_normal(value.shape.numpy()).astype(np.float32) for value in model.graph.inputs}
+    infer, fetch = cuda_contender.torch_loader(tmp_path, inputs, 1, device="cpu")()
+    infer()
+    for expected, actual in zip(execute(model, inputs).values(), fetch(), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
