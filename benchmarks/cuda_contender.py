@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from onnx import helper, numpy_helper
 from x86_contender import Arrays, Loader, Session, edgec_loader, serve
 
 __all__ = ["LOADERS", "torch_loader"]
@@ -27,19 +29,19 @@ def torch_loader(
     """PyTorch, the model converted by onnx2torch; ``is_compiled``: max-autotune, which replays CUDA graphs."""
     import onnx2torch
     import torch
-    from onnx import load_model
     from onnx2torch.node_converters.registry import add_converter
     from onnx2torch.utils.common import OperationConverterResult, onnx_mapping_from_node
 
     # onnx2torch knows operators as of opset 17: those used here have only got more types since, but for Gelu, which is
-    # new. What is computed is compared with the engine before it is timed.
+    # new, and reductions. What is computed is compared with the engine before it is timed.
     @add_converter("Gelu", _OPSET)  # type: ignore[untyped-decorator]
     def _gelu(node: Any, _graph: object) -> object:
         module = torch.nn.GELU(node.attributes.get("approximate", "none"))
         return OperationConverterResult(torch_module=module, onnx_mapping=onnx_mapping_from_node(node))
 
-    proto = load_model(folder / "model.onnx")
+    proto = onnx.load_model(folder / "model.onnx")
     proto.opset_import[0].version = _OPSET
+    _give_axes_as_attributes(proto)
 
     def load() -> Session:
         torch.set_num_threads(threads)
@@ -70,6 +72,16 @@ def torch_loader(
         return infer, lambda: [np.asarray(tensor.float()) for tensor in results]
 
     return load
+
+
+def _give_axes_as_attributes(model: onnx.ModelProto) -> None:
+    """To reductions, as up to opset 17."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type.startswith("Reduce") and len(node.input) == 2 and node.input[1] in constants:
+            axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
+            node.attribute.append(helper.make_attribute("axes", axes))
+            del node.input[1]
 
 
 def compiled_loader(folder: Path, inputs: Arrays, threads: int) -> Loader:
