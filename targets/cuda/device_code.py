@@ -13,7 +13,7 @@ from tvm.target import Target
 from tvm_ffi.structural import structural_walk
 
 from edgec.targets.cuda.architectures import ARCHITECTURES, Architecture, cuda_target
-from edgec.targets.cuda.intrinsics import lower_to_cuda
+from edgec.targets.cuda.intrinsics import lower_to_cuda, spread_bytes
 from edgec.targets.cuda.kernels import DeviceImage, DeviceKernel
 from edgec.targets.cuda.nvrtc import find_compiler
 from edgec.targets.profile import Gpu
@@ -135,4 +135,5 @@ _PHASES = [
     tirx.transform.LowerWarpMemory(),
     tirx.transform.StmtSimplify(),
     tirx.transform.LowerIntrin(),
+    spread_bytes,
 ]

@@ -7,7 +7,7 @@ from tvm_ffi.structural import structural_map
 
 from edgec.targets.intrinsics import DOT_PRODUCTS
 
-__all__ = ["lower_to_cuda"]
+__all__ = ["lower_to_cuda", "spread_bytes"]
 
 _FUNCTIONS = {
     "edgec.nearest_integer": "__float2int_rn",
@@ -30,11 +30,27 @@ def lower_to_cuda(function: tirx.PrimFunc, _module: object, _context: object) ->
     return function.with_body(structural_map(body, (ir.Call, _call)))
 
 
+@tirx.transform.prim_func_pass(opt_level=0)  # type: ignore[untyped-decorator]
+def spread_bytes(function: tirx.PrimFunc, _module: object, _context: object) -> tirx.PrimFunc:
+    """Call a function for what TVM 0.27 does only with constants: spread a byte over the four of a word.
+
+    It is the last pass, because others, such as `LowerIntrin`, make such expressions.
+    """
+    return function.with_body(structural_map(function.body, (prim.Broadcast, _spread)))
+
+
 def _sum(node: prim.Add) -> prim.Expr:
     """A dot product and what it is added to are one instruction."""
     if not (isinstance(node.b, ir.Call) and getattr(node.b.op, "name", "") == _DOT):
         return node
     return tirx.call_pure_extern(str(node.ty.dtype), "edgec_dot4", *node.b.args, node.a)
+
+
+def _spread(node: prim.Broadcast) -> prim.Expr:
+    dtype = str(node.ty.dtype)
+    if dtype not in ("int8x4", "uint8x4") or isinstance(node.value, prim.IntImm):
+        return node
+    return tirx.call_pure_extern(dtype, "edgec_spread", node.value)
 
 
 def _call(node: ir.Call) -> prim.Expr:

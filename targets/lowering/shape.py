@@ -308,7 +308,7 @@ def _reflect(begin: int, size: int) -> Index:
 _MIRRORS: dict[str, Callable[[int, int], Index]] = {
     "reflect": _reflect,
     "edge": lambda begin, size: lambda i: tirx.max(tirx.min(i - begin, size - 1), 0),
-    "wrap": lambda begin, size: lambda i: tirx.floormod(i - begin, size),
+    "wrap": lambda begin, size: lambda i: tirx.truncmod(i + -begin % size, size),  # TVM 0.27 loses a floormod's offset
 }
 
 

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import helper
 
 from edgec.targets.cuda.architectures import ARCHITECTURES
 from edgec.targets.cuda.device_code import DeviceSource, device_source, prelude
@@ -39,11 +37,12 @@ def plan_of(model: ir.Model, profile: Profile) -> Plan:
 
 
 def sources_of(plan: Plan, profile: Profile, choose: Chooser = default_choice) -> dict[str, DeviceSource]:
-    """CUDA C of every kernel that the plan calls, by its name in the plan."""
+    """CUDA C of every kernel that the plan calls, by its name in the plan; the symbol is that of no C function."""
     assert profile.gpu is not None
     row = ARCHITECTURES[profile.gpu.capability]
     names = dict.fromkeys(call.kernel for call in plan.calls if call.kernel in plan.kernels)
-    return {name: device_source(schedule_kernel(plan.kernels[name], profile, choose), name, row) for name in names}
+    kernels = {name: schedule_kernel(plan.kernels[name], profile, choose) for name in names}
+    return {name: device_source(kernel, f"kernel_{name}", row) for name, kernel in kernels.items()}
 
 
 def run_plan(
@@ -53,7 +52,7 @@ def run_plan(
     assert profile.gpu is not None
     sources = sources_of(plan, profile, choose)
     text = "\n".join([prelude(), *(source.text for source in sources.values())])
-    emulated = emulate(text, list(sources), folder, profile.gpu.capability)
+    emulated = emulate(text, [source.symbol for source in sources.values()], folder, profile.gpu.capability)
     memory = {
         (Place.PARAMS, 0): np.frombuffer(plan.params, np.uint8).copy(),
         (Place.ARENA, 0): np.full(plan.arena_size_bytes, 0xFF, np.uint8),
@@ -76,7 +75,7 @@ def run_plan(
         sizes = [int(np.prod([int(s) for s in p.shape])) * np.dtype(str(p.dtype)).itemsize for p in params]
         source = sources[call.kernel]
         arrays = [at(buffer, size) for buffer, size in zip(call.arguments, sizes, strict=True)]
-        emulated.launch(call.kernel, source.grid, source.block, arrays)
+        emulated.launch(source.symbol, source.grid, source.block, arrays)
     return {
         spec.name: memory[Place.OUTPUT, number].view(spec.dtype).reshape(spec.shape)
         for number, spec in enumerate(plan.outputs)

@@ -14,6 +14,11 @@ typedef unsigned int uint32_t;
 typedef long long int64_t;
 typedef unsigned long long uint64_t;
 
+#define CUDART_INF_F __int_as_float(0x7f800000)
+#define CUDART_NAN_F __int_as_float(0x7fffffff)
+#define CUDART_INF __longlong_as_double(0x7ff0000000000000LL)
+#define CUDART_NAN __longlong_as_double(0xfff8000000000000LL)
+
 static inline __device__ half max(half a, half b) { return __hgt(a, b) ? a : b; }
 static inline __device__ half min(half a, half b) { return __hlt(a, b) ? a : b; }
 
@@ -63,3 +68,6 @@ static inline __device__ unsigned char edgec_to_uint8(float x, int zero_point) {
 static inline __device__ int edgec_word_of(int a, int b, int c, int d) {
     return (a & 255) | (b & 255) << 8 | (c & 255) << 16 | d << 24;
 }
+
+static inline __device__ int edgec_spread(signed char x) { return (x & 255) * 0x01010101; }
+static inline __device__ uint edgec_spread(unsigned char x) { return x * 0x01010101u; }

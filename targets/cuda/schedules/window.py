@@ -92,11 +92,16 @@ def _wants_shared_sums(sch: Schedule, blocks: Blocks, main: SBlockRV) -> bool:
 
 
 def _lanes(sch: Schedule, block: SBlockRV, main: object | None) -> int:
-    """Elements of the last axis that a thread computes: those of one access, in the widest type of the kernel."""
+    """Elements of the last axis that a thread computes: those of one access, in the widest type of the kernel.
+
+    TVM 0.27 takes vectors of booleans for twice as wide as they are: such kernels compute single elements.
+    """
     last_extent = bound_extents(sch, block)[-1] if sch.get_loops(block) else 1
     parts = [sch.get(block), *([] if main is None else [main])]
     dtypes = {str(region.source.dtype) for part in parts for region in (*part.reads, *part.writes)}
-    widest = max(np.dtype(dtype).itemsize for dtype in dtypes if dtype != "bool")
+    if "bool" in dtypes:
+        return 1
+    widest = max(np.dtype(dtype).itemsize for dtype in dtypes)
     lanes = ACCESS_BYTES // max(widest, 4)
     if main is None and widest <= 2:
         lanes = ACCESS_BYTES // 4
