@@ -1,0 +1,233 @@
+"""Every family of GPU schedules: what its kernels compute, in the emulation, and what they take of a multiprocessor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+pytest.importorskip("tvm")
+
+from edgec.errors import UnsupportedError
+from edgec.targets.cuda.architectures import ARCHITECTURES
+from edgec.targets.cuda.device_code import compile_source
+from edgec.targets.cuda.schedules.tiles import Tile
+from edgec.targets.profile import load_profile
+from edgec.targets.schedules.choice import Choice, Site
+from tests.cuda.emulated_plan import plan_of, run_plan, sources_of
+from tests.targets.lowering_cases import CASES
+from tests.targets.test_lowering import build
+
+Array = NDArray[Any]
+
+FAMILIES = {
+    "convolution": ("Conv", "ConvTranspose"),
+    "product": ("MatMul", "Gemm", "MatMulInteger"),
+    "pool": ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"),
+    "normalization": ("Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization"),
+    "reduction": ("ReduceMean", "ReduceMax", "ReduceL2", "ArgMax", "CumSum"),
+    "rearrangement": ("Concat", "Transpose", "Pad", "Resize", "Slice", "Gather", "Split", "DepthToSpace"),
+    "element-wise": ("Add", "Greater", "Where", "Cast", "Tanh", "Not", "Clip"),
+    "quantization": ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_onnxruntime(
+    family: str,
+    run_onnxruntime: Callable[..., Any],
+    assert_close: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    cases = [case for op_type in FAMILIES[family] for case in CASES[op_type][:24]]
+    built = build(cases)
+    profile = load_profile("cuda:sm_87")
+    outputs = run_plan(plan_of(built.model, profile), profile, built.inputs, tmp_path)
+    failures = []
+    for name, expected in run_onnxruntime(built.model, built.inputs).items():
+        try:
+            assert_close(outputs[name], expected)
+        except AssertionError as err:
+            failures.append(f"{cases[int(name[3:].split('_')[0])]}: {err}")
+    assert not failures, "\n".join(failures)
+
+
+# -- products on tensor cores and CUDA cores -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A convolution of an image (N, C, H, W) by weights (O, C/groups, kh, kw), or a product of matrices."""
+
+    data: tuple[int, ...]
+    weights: tuple[int, ...]
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    group: int = 1
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        if len(self.weights) == 2:
+            return {}
+        names = ("strides", "dilations", "pads")
+        return {**{name: list(getattr(self, name)) for name in names}, "group": self.group}
+
+
+# Lanes that are not filled, sizes that no tile divides, few rows, a reduction longer and shorter than all stages.
+PROBLEMS = (
+    Problem((2, 40, 9, 11), (24, 40, 3, 3), (2, 1), (1, 2), (1, 2, 0, 2)),
+    Problem((1, 64, 7, 7), (33, 64, 1, 1)),
+    Problem((1, 3, 13, 11), (20, 3, 5, 3), (2, 2), pads=(2, 1, 2, 1)),
+    Problem((3, 96, 5, 7), (64, 48, 3, 3), pads=(1, 1, 1, 1), group=2),
+    Problem((2, 24, 13, 17), (136, 24, 3, 3), pads=(1, 1, 1, 1)),
+    Problem((1, 32, 20, 17), (16, 32, 1, 1), (3, 2)),
+    Problem((2, 33, 48), (48, 130)),
+    Problem((1, 544), (544, 45)),
+)
+
+
+@dataclass
+class Products:
+    """A model of all problems, side by side."""
+
+    dtype: str
+    problems: tuple[Problem, ...] = PROBLEMS
+    inputs: dict[str, Array] = field(default_factory=dict)
+    expected: dict[str, Array] = field(default_factory=dict)
+    model: ir.Model = field(init=False)
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(3)
+        nodes, weights, outputs = [], [], []
+        is_integer = self.dtype == "int8"
+        for number, problem in enumerate(self.problems):
+            x, w = (_numbers(rng, shape, self.dtype) for shape in (problem.data, problem.weights))
+            op_type = ("Conv" if problem.attributes else "MatMul") + "Integer" * is_integer
+            self.inputs[f"x{number}"] = x
+            weights.append(numpy_helper.from_array(w, f"w{number}"))
+            names = [f"x{number}", f"w{number}"]
+            nodes.append(helper.make_node(op_type, names, [f"s{number}"], **problem.attributes))
+            nodes.append(helper.make_node("Relu", [f"s{number}"], [f"y{number}"]))
+            result = _convolved(x, w, problem) if problem.attributes else _wide(x) @ _wide(w)
+            self.expected[f"y{number}"] = np.maximum(result, 0)
+            sums = np.dtype("int32" if is_integer else self.dtype)
+            outputs.append(
+                helper.make_tensor_value_info(f"y{number}", helper.np_dtype_to_tensor_dtype(sums), result.shape)
+            )
+        inputs = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in self.inputs.items()
+        ]
+        graph = helper.make_graph(nodes, "products", inputs, outputs, weights)
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+        self.model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
+
+
+def _numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
+    if dtype == "int8":
+        return rng.integers(-128, 128, shape, np.int8)
+    return rng.normal(size=shape).astype(dtype)
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(np.int64 if array.dtype.kind == "i" else np.float64)
+
+
+def _convolved(x: Array, w: Array, problem: Problem) -> Array:
+    """The convolution tap by tap, in float64 or int64."""
+    x, w = _wide(x), _wide(w)
+    top, left, bottom, right = problem.pads
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    (sy, sx), (dy, dx) = problem.strides, problem.dilations
+    kh, kw = w.shape[2:]
+    height, width = (x.shape[2] - (kh - 1) * dy - 1) // sy + 1, (x.shape[3] - (kw - 1) * dx - 1) // sx + 1
+    parts = []
+    for data, filters in zip(np.split(x, problem.group, 1), np.split(w, problem.group, 0), strict=True):
+        total: Any = 0
+        for ky in range(kh):
+            for kx in range(kw):
+                rows = slice(ky * dy, ky * dy + (height - 1) * sy + 1, sy)
+                columns = slice(kx * dx, kx * dx + (width - 1) * sx + 1, sx)
+                total = total + np.einsum("nchw,oc->nohw", data[:, :, rows, columns], filters[:, :, ky, kx])
+        parts.append(total)
+    return np.concatenate(parts, 1)
+
+
+def _area(choice: Choice) -> int:
+    tile = Tile.of(choice)
+    return tile.rows * tile.columns
+
+
+PICKS: dict[str, Callable[[Site], Choice]] = {
+    "default": lambda site: site.default,
+    "largest": lambda site: max(site.candidates, key=_area),
+    "smallest": lambda site: min(site.candidates, key=_area),
+    "deepest": lambda site: max(site.candidates, key=lambda choice: (choice["depth_warps"], choice["stages"])),
+}
+
+# Tensor cores of all their generations and CUDA cores with and without a dot product, each with one tile or several.
+UNITS = [
+    *(("float16", 87, pick) for pick in PICKS),
+    *(("int8", 87, pick) for pick in ("largest", "deepest")),
+    *(("float16", 75, "largest"), ("int8", 75, "default"), ("float16", 53, "default"), ("int8", 53, "smallest")),
+    *(("int8", 72, "largest"), ("float32", 87, "largest"), ("float32", 62, "deepest")),
+]
+RELATIVE_ERROR = {"float16": 2e-3, "float32": 1e-5, "int8": 0.0}
+
+
+@pytest.fixture(scope="module")
+def products() -> dict[str, Products]:
+    return {dtype: Products(dtype) for dtype in RELATIVE_ERROR}
+
+
+@pytest.mark.parametrize(("dtype", "capability", "pick"), UNITS)
+def test_products_equal_numpy(
+    dtype: str, capability: int, pick: str, products: dict[str, Products], tmp_path: Path
+) -> None:
+    """Every problem is one of implicit GEMM, by the tile that is asked for."""
+    made, profile = products[dtype], load_profile(f"cuda:sm_{capability}")
+    tiles: list[Tile] = []
+
+    def choose(site: Site) -> Choice:
+        choice = PICKS[pick](site)
+        tiles.append(Tile.of(choice))
+        return choice
+
+    outputs = run_plan(plan_of(made.model, profile), profile, made.inputs, tmp_path, choose)
+    assert len(tiles) == len(PROBLEMS)
+    assert {bool(tile.tensor_cores) for tile in tiles} == {dtype != "float32" and capability >= 75}
+    assert pick != "deepest" or max(tile.depth_warps for tile in tiles) == 4
+    assert pick != "largest" or max(tile.warps for tile in tiles) >= 4
+    for name, expected in made.expected.items():
+        error = np.abs(outputs[name].astype(expected.dtype) - expected).max()
+        assert error <= RELATIVE_ERROR[dtype] * np.abs(expected).max(), (name, error)
+
+
+@pytest.mark.parametrize("capability", [53, 62, 72, 75, 87, 90, 110])
+def test_products_fit_the_multiprocessor(capability: int) -> None:
+    """The largest tiles have registers enough, and shared memory that needs no asking for."""
+    profile, row = load_profile(f"cuda:sm_{capability}"), ARCHITECTURES[capability]
+    assert profile.gpu is not None
+    for dtype in RELATIVE_ERROR:
+        made = Products(dtype, (Problem((1, 64, 28, 28), (128, 64, 3, 3), pads=(1, 1, 1, 1)),))
+        for name, source in sources_of(plan_of(made.model, profile), profile, PICKS["largest"]).items():
+            if "conv2d" not in name:
+                continue
+            try:
+                kernel = compile_source(source, profile.gpu)
+            except UnsupportedError as err:
+                pytest.skip(str(err))
+            resources = kernel.images[0].resources
+            assert resources is not None
+            assert resources.registers <= 255 and resources.spill_bytes == resources.stack_bytes == 0, resources
+            assert 0 < resources.shared_bytes <= min(48 << 10, row.shared_bytes)
+            assert resources.registers * source.block[0] <= 1 << 16
