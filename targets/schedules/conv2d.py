@@ -8,7 +8,7 @@ tiles of a row; the structure follows Y. Liu et al., "Optimizing CNN Model Infer
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tvm.s_tir import Schedule
@@ -35,11 +35,8 @@ PAGE_BYTES = 4096
 ALIASED_STORE = 14
 """What such a store costs, in multiply-adds of a vector (measured on 1×1 convolutions, Zen 4)."""
 
-SUMS_IN_FLIGHT = 8
-"""Fewer independent accumulators leave the pipelines of multiply-adds empty (latency 4, two per cycle)."""
-
-INTEGER_SUMS_IN_FLIGHT = 4
-"""The same for bytes on Arm, where a column of one block, four vectors, waits for its loads (llvm-mca: A55, A76)."""
+HALF_RESULT = 0.6
+"""What it costs to finish and store half of a channel block at a time, in dot products of a vector of results."""
 
 MAX_UNROLLED_TAPS = 9
 """Kernels of at most so many taps are unrolled whole, larger ones along their columns."""
@@ -79,9 +76,9 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
         is_aliased=result.itemsize > 1 and math.prod(extents[2:]) * result.itemsize % PAGE_BYTES == 0,
         vectors=extents[-1] // lanes,
         by_element=by_element,
+        by_words=by_element and sums.kind != "f" and bool(profile.instruction_set.dot_product),
         step=int(sch.get(conv).annotations.get("edgec.column_step", 1)),
         most_blocks=2 if sums == np.float16 else 4,
-        in_flight=INTEGER_SUMS_IN_FLIGHT if by_element and sums.kind != "f" else SUMS_IN_FLIGHT,
     )
     default = default_tile(row, registers, tap_extents)
     if sums.kind != "f":  # a word is broadcast by an instruction of its own, and LLVM keeps those that taps share
@@ -93,8 +90,9 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> bool:
     n, o, *rows, x, c = sch.get_loops(last)
     o_outer, o_inner = sch.split(o, [None, channel_blocks])
     x_outer, x_inner = sch.split(x, [None, columns])
-    sch.reorder(n, o_outer, *rows, x_outer, x_inner, o_inner, c)
-    sch.compute_at(conv, x_outer, preserve_unit_loops=True)
+    part, c = sch.split(c, [choice.get("parts", 1), None])
+    sch.reorder(n, o_outer, *rows, x_outer, part, x_inner, o_inner, c)
+    sch.compute_at(conv, part, preserve_unit_loops=True)
     inner = sch.get_loops(conv)[-len(extents) - len(reduction) :]
     spatial, reduced = inner[: len(extents)], inner[len(extents) :]
     parallelize(sch, sch.fuse(n, o_outer, *(rows or [x_outer])), math.prod([*extents, *reduction]) // 8)
@@ -140,9 +138,9 @@ class Row:
             same set of the cache and stop loads whose addresses end alike. Those of bytes do no harm.
         vectors: Vectors that a channel block takes.
         by_element: What is read lies in vectors, which stay in registers while their elements are multiplied by.
+        by_words: By elements of four bytes each, with one instruction (SDOT).
         step: A tile has a multiple of so many columns, or the whole row.
         most_blocks: A tile has at most so many channel blocks.
-        in_flight: So many accumulators keep the pipelines of multiply-adds full.
     """
 
     width: int
@@ -152,20 +150,33 @@ class Row:
     is_aliased: bool = False
     vectors: int = 1
     by_element: bool = False
+    by_words: bool = False
     step: int = 1
     most_blocks: int = 4
-    in_flight: int = SUMS_IN_FLIGHT
 
     def may_have(self, columns: int) -> bool:
         """Whether a tile may have so many columns."""
         return columns % self.step == 0 or columns == self.width
+
+    @property
+    def half(self) -> Row | None:
+        """The row in halves of a channel block, twice as many columns of which fit into the registers."""
+        if not self.by_words or self.vectors % 4:
+            return None
+        return replace(self, vectors=self.vectors // 2, most_blocks=1)
 
 
 def default_tile(row: Row, registers: int, taps: list[int]) -> Choice:
     """The cost model's tile, and how many axes of the kernel window are unrolled, from its columns outwards."""
     columns, blocks = choose_tile(row, registers)
     unrolled_axes = _unrollable(taps) if math.prod(taps) <= MAX_UNROLLED_TAPS else [0, 1]
-    return {"columns": columns, "blocks": blocks, "unrolled_axes": unrolled_axes[-1]}
+    choice = {"columns": columns, "blocks": blocks, "unrolled_axes": unrolled_axes[-1]}
+    if row.half is not None:
+        half_columns, _ = choose_tile(row.half, registers)
+        cost = _row_cost(row.half, half_columns, row.half.vectors) + HALF_RESULT / row.products
+        if cost < _row_cost(row, columns, blocks * row.vectors):
+            return choice | {"columns": half_columns, "blocks": 1, "parts": 2}
+    return choice
 
 
 def _unrollable(taps: list[int]) -> list[int]:
@@ -175,8 +186,9 @@ def _unrollable(taps: list[int]) -> list[int]:
 
 def candidates(row: Row, registers: int, taps: list[int]) -> list[Choice]:
     """The choices worth measuring: tiles that leave two registers for operands, with each axis unrolled or not."""
+    halves = [] if row.half is None else [choice | {"parts": 2} for choice in candidates(row.half, registers, taps)]
     unrolled = [n for n in _unrollable(taps) if math.prod(taps[len(taps) - n :]) <= 4 * MAX_UNROLLED_TAPS]
-    return [
+    whole = [
         {"columns": columns, "blocks": blocks, "unrolled_axes": unrolled_axes}
         for blocks in range(1, min(row.channel_blocks, 8) + 1)
         for columns in range(1, min(row.width, registers) + 1)
@@ -186,6 +198,7 @@ def candidates(row: Row, registers: int, taps: list[int]) -> list[Choice]:
         and columns * blocks * row.vectors <= registers - 2
         and row.may_have(columns)
     ]
+    return whole + halves
 
 
 def choose_tile(row: Row, registers: int) -> tuple[int, int]:
@@ -220,8 +233,10 @@ def _row_cost(row: Row, columns: int, vectors: int) -> float:
     """Relative time of a row in tiles of so many columns and vectors."""
 
     def cost(width: int) -> float:
-        starvation = max(1.0, row.in_flight / (width * vectors))
-        return (1 + 0.3 / width + 0.2 / vectors) * starvation * width
+        # Too few independent accumulators leave the pipeline of the FMA unit (latency 4, two per cycle) empty; a column
+        # of four vectors of bytes waits for its weights rather (llvm-mca: A55, A76).
+        starvation = max(1.0, (4 if row.by_words else 8) / (width * vectors))
+        return (1 + 0.3 / width + (0.05 if row.by_words else 0.2) / vectors) * starvation * width
 
     tiles, rest = divmod(row.width, columns)
     if row.by_element and row.vectors > 1:  # `part_remainders` makes a narrower tile of what remains
