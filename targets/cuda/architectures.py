@@ -36,6 +36,11 @@ class Architecture:
         return f"sm_{self.capability}"
 
     @property
+    def block_registers(self) -> int:
+        """How many registers of 32 bits a block can have (CUDA C++ Programming Guide, technical specifications)."""
+        return (32 if self.capability in (53, 62) else 64) << 10
+
+    @property
     def has_dot_product(self) -> bool:
         """Whether four products of bytes are one instruction (PTX ISA, dp4a)."""
         return self.capability >= 61

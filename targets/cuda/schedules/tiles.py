@@ -24,6 +24,9 @@ REGISTERS = 1 << 16
 
 MAX_CANDIDATES = 24
 
+MOST_COPIES = 16
+"""Chunks of a stage that a thread copies: without asynchronous copies, they pass through its registers."""
+
 # Parts of rows and columns of a warp, on tensor cores and on CUDA cores: with more, the sums and operands do not fit
 # the registers of a thread (asserted in tests for each architecture).
 _PARTS = {
@@ -31,13 +34,14 @@ _PARTS = {
     False: [(m, n) for m, n in product((1, 2), (2, 4)) if m * n <= 8],
 }
 
-_MOST_WARPS = 8
+THREAD_REGISTERS = 255
+"""Most that a thread can have (from 3.2 on)."""
 
 # Warps that share rows, columns and the depth, and chunks of a stage, of which each warp has whole pairs.
 _DIVISIONS = [
     (m, n, k, chunks)
     for m, n, k, chunks in product((1, 2, 4), (1, 2, 4), (1, 2, 4), (4, 8))
-    if m * n * k <= _MOST_WARPS and chunks % (2 * k) == 0
+    if m * n * k <= 8 and chunks % (2 * k) == 0
 ]
 
 
@@ -140,7 +144,7 @@ def _tiles(problem: Problem, gpu: Gpu) -> Iterator[Tile]:
             shape = (row_parts, column_parts, row_warps, column_warps, depth_warps, chunks)
             lines = row_parts * row_warps * 16 + column_parts * column_warps * 8
             tile = Tile(*shape, _stages(problem, row, lines, chunks), int(tensor_cores))
-            if _is_sensible(problem, tile):
+            if tile.threads * THREAD_REGISTERS <= row.block_registers and _is_sensible(problem, tile):
                 yield tile
 
 
@@ -154,6 +158,7 @@ def _is_sensible(problem: Problem, tile: Tile) -> bool:
     """Whether the tile fits shared memory, and no warp has nothing but rows or columns beyond the last, or no depth."""
     return (
         tile.stages >= 2
+        and (tile.rows + tile.columns) * tile.chunks <= MOST_COPIES * tile.threads
         and tile.shared_bytes <= SHARED_BYTES
         and (tile.depth_warps == 1 or problem.depth >= 8 * tile.depth_warps)
         and (tile.row_warps == 1 or (tile.row_warps - 1) * tile.row_parts * 16 < problem.rows)
