@@ -18,11 +18,12 @@ import onnx_ir as ir
 
 from edgec.bundle import Bundle
 from edgec.dump import Dump
-from edgec.errors import EdgecError, UnsupportedError, UsageError
+from edgec.errors import EdgecError, UsageError
 from edgec.files import temporary_folder
 from edgec.golden import golden_samples, has_float16, reference_model, save_arrays
 from edgec.manifest import graph_inputs, seal_bundle, tensor_infos
 from edgec.progress import Progress, silent
+from edgec.requirements import check_memory, check_precision, require_device_compiler, require_toolchain
 from edgec.sources import InputSpec, ModelSource, model_name, read_model
 
 if TYPE_CHECKING:
@@ -196,21 +197,7 @@ def plan(c: Compilation) -> None:
         for values in (graph_inputs(c.simplified), c.simplified.graph.outputs)
     )
     c.plan = make_plan(c.module, inputs, outputs)
-    _check_memory(c.plan, c.profile)
-
-
-def _check_memory(plan: Plan, profile: Profile) -> None:
-    """What a board cannot run should not be found out on it."""
-    if profile.gpu is None or not profile.gpu.memory_mib:
-        return
-    tensors = sum(spec.size_bytes for spec in (*plan.inputs, *plan.outputs))
-    needed_mib = (len(plan.params) + plan.arena_size_bytes + tensors) / 2**20
-    if needed_mib > profile.gpu.memory_mib:
-        raise UnsupportedError(
-            f"the model needs {needed_mib:.0f} MiB, and {profile.name} has {profile.gpu.memory_mib} MiB of memory",
-            where=f"parameters {len(plan.params) / 2**20:.0f}, working memory {plan.arena_size_bytes / 2**20:.0f} MiB",
-            fix="take a smaller batch or input, --precision fp16 or int8, or a board with more memory",
-        )
+    check_memory(c.plan, c.profile)
 
 
 def build_kernels(c: Compilation) -> None:
@@ -405,7 +392,7 @@ def compile(
         >>> bundle.save("resnet8.edgec")  # doctest: +SKIP
     """
     start = time.perf_counter()
-    _require_toolchain()
+    require_toolchain()
     from edgec.auto_report import aim_of
 
     if precision == "int8":
@@ -418,8 +405,8 @@ def compile(
     from edgec.targets.tuning import find_records
 
     profile = on_more_gpus(load_profile(target), also_for)
-    _require_device_compiler(profile)
-    _check_precision(precision, profile)
+    require_device_compiler(profile)
+    check_precision(precision, profile)
     found = find_records(profile, Path(records) if records is not None else None)
     with _bundle_folder() as folder:
         c = Compilation(
@@ -445,19 +432,6 @@ def compile(
         bundle = seal_bundle(c)
     bundle.phases_s["seal bundle"] = round(time.perf_counter() - start, 3)
     return bundle
-
-
-def _check_precision(precision: str | None, profile: Profile) -> None:
-    from edgec.targets.profile import float16_targets
-
-    if precision not in (None, "fp32", "fp16"):
-        raise UsageError(f"there is no precision '{precision}'", fix="choose fp32 or fp16")
-    if precision == "fp16" and not profile.has_float16:
-        raise UnsupportedError(
-            f"target '{profile.name}' does not compute in float16",
-            where=f"instruction set {profile.instruction_set.name}",
-            fix=f"choose one that does ({', '.join(float16_targets())}), or leave --precision out",
-        )
 
 
 @contextmanager
@@ -496,7 +470,7 @@ def plan_model(
     model: ModelSource, target: str, inputs: InputSpec | None, name: str, progress: Progress = silent
 ) -> tuple[Plan, Profile]:
     """The plan that compiling would make kernels for, and the target's profile."""
-    _require_toolchain()
+    require_toolchain()
     from edgec.targets.profile import load_profile
     from edgec.targets.tuning import Records
 
@@ -509,30 +483,9 @@ def plan_model(
 
 def artifact_name(model: ModelSource, name: str | None = None) -> str:
     """The artifact's name: the given one or that of the model, as a C identifier."""
-    _require_toolchain()
+    require_toolchain()
     from edgec.targets.driver import c_identifier
 
     identifier = c_identifier(name or model_name(model))
     # Of a model called X the C code has edgec_model_X and X.h, and the runtime has edgec_model_default() and edgec.h.
     return f"m_{identifier}" if identifier in ("default", "edgec") else identifier
-
-
-def _require_device_compiler(profile: Profile) -> None:
-    """Before any work is done: without a compiler for each GPU there will be no bundle."""
-    from edgec.targets.cuda.architectures import ARCHITECTURES
-    from edgec.targets.cuda.nvrtc import find_compiler
-
-    if profile.gpu is not None:
-        for capability in (profile.gpu.capability, *profile.gpu.also):
-            find_compiler(ARCHITECTURES[capability])
-
-
-def _require_toolchain() -> None:
-    from importlib.util import find_spec
-
-    missing = [package for package in ("tvm", "ziglang") if find_spec(package) is None]
-    if missing:
-        raise EdgecError(
-            f"compiling needs packages that are not installed: {', '.join(missing)}",
-            fix="pip install 'edgec[compile]'",
-        )
