@@ -23,7 +23,7 @@ from edgec.files import temporary_folder
 from edgec.golden import golden_samples, has_float16, reference_model, save_arrays
 from edgec.manifest import graph_inputs, seal_bundle, tensor_infos
 from edgec.progress import Progress, silent
-from edgec.requirements import check_memory, check_precision, require_device_compiler, require_toolchain
+from edgec.requirements import check_memory, in_precision, require_device_compiler, require_toolchain
 from edgec.sources import InputSpec, ModelSource, model_name, read_model
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Compilation:
     calibration: SampleSource | None = None
     aim: Aim | None = None
     auto: AutoQuantization | None = None
-    precision: Literal["fp32", "fp16"] | None = None
+    precision: Literal["fp32", "tf32", "fp16"] | None = None
     imported: ir.Model = field(init=False)
     integers: ir.Model = field(init=False)
     simplified: ir.Model = field(init=False)
@@ -164,7 +164,7 @@ def convert_precision(c: Compilation) -> None:
 
     if c.precision is None and not has_float16(c.simplified):
         return
-    is_half = c.precision != "fp32" and c.profile.has_float16
+    is_half = c.precision not in ("fp32", "tf32") and c.profile.has_float16
     convert = ConvertPrecision(ir.DataType.FLOAT16 if is_half else ir.DataType.FLOAT, keeps_float32=c.precision is None)
     if convert(c.simplified).modified:
         c.dump.graph("precision", c.simplified)
@@ -344,7 +344,7 @@ def compile(
     metric: str | Metric | None = None,
     evaluation: SampleSource | None = None,
     device: str | None = None,
-    precision: Literal["fp32", "fp16", "int8"] | None = None,
+    precision: Literal["fp32", "tf32", "fp16", "int8"] | None = None,
     also_for: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Bundle:
@@ -372,8 +372,9 @@ def compile(
         device: With ``"auto"``: where times are measured, ``local`` or ``ssh://[user@]host``; by default this machine
             where the target's CPU is of its kind.
         precision: ``"fp16"`` to store weights and to compute in float16 what does not suffer from it, ``"fp32"`` to
-            compute all floats in float32. By default as the model has it, where the target computes in float16.
-            ``"int8"`` says the same as ``quantize="int8"``.
+            compute all floats in float32, ``"tf32"`` the same, but with products on tensor cores, which see eleven
+            bits of each factor. By default as the model has it, where the target computes in float16. ``"int8"`` says
+            the same as ``quantize="int8"``.
         also_for: For a GPU target: newer architectures to have machine code for in the same bundle, as ``sm_90``,
             ``ptx`` for those to come, and ``cpu`` for machines without a GPU.
         progress: Called as the work goes on.
@@ -406,7 +407,7 @@ def compile(
 
     profile = on_more_gpus(load_profile(target), also_for)
     require_device_compiler(profile)
-    check_precision(precision, profile)
+    profile = in_precision(precision, profile)
     found = find_records(profile, Path(records) if records is not None else None)
     with _bundle_folder() as folder:
         c = Compilation(

@@ -72,6 +72,8 @@ def _recipe(c: Compilation) -> dict[str, object]:
 
     if has_float16(c.imported) or has_float16(c.simplified):
         return {"precision": "float16"}
+    if c.precision == "tf32":
+        return {"precision": "tf32"}
     if c.integers is c.imported:
         return {"precision": "float32"}
     return {"precision": "int8", "float_islands": float_islands(c.integers)}

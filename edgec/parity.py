@@ -48,6 +48,8 @@ POLICY = {
     ),
     # Cosine and SQNR decide; single elements may be off by some of the eleven bits of the largest one.
     "float16": Tolerance(rtol=0.05, atol_of_max=0.05, min_sqnr_db=45.0, min_cosine=0.9999),
+    # Products are of eleven bits as those of float16 are, but what lies between two layers is not rounded to them.
+    "tf32": Tolerance(rtol=0.05, atol_of_max=0.05, min_sqnr_db=48.0, min_cosine=0.9999),
 }
 """The tolerance of each precision against the engine; that of float16 against the engine in float32.
 

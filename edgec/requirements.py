@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgec.errors import EdgecError, UnsupportedError, UsageError
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from edgec.targets.lowering import Plan
     from edgec.targets.profile import Profile
 
-__all__ = ["check_memory", "check_precision", "require_device_compiler", "require_toolchain"]
+__all__ = ["check_memory", "in_precision", "require_device_compiler", "require_toolchain"]
 
 
 def require_toolchain() -> None:
@@ -43,7 +44,7 @@ def require_device_compiler(profile: Profile) -> None:
             find_compiler(ARCHITECTURES[capability])
 
 
-def check_precision(precision: str | None, profile: Profile) -> None:
+def _check_precision(precision: str | None, profile: Profile) -> None:
     """Refuse what there is not, or what the target does not compute with.
 
     Raises:
@@ -52,14 +53,37 @@ def check_precision(precision: str | None, profile: Profile) -> None:
     """
     from edgec.targets.profile import float16_targets
 
-    if precision not in (None, "fp32", "fp16"):
-        raise UsageError(f"there is no precision '{precision}'", fix="choose fp32, fp16 or int8")
+    if precision not in (None, "fp32", "tf32", "fp16"):
+        raise UsageError(f"there is no precision '{precision}'", fix="choose fp32, tf32, fp16 or int8")
     if precision == "fp16" and not profile.has_float16:
         raise UnsupportedError(
             f"target '{profile.name}' does not compute in float16",
             where=f"instruction set {profile.instruction_set.name}",
             fix=f"choose one that does ({', '.join(float16_targets())}), or leave --precision out",
         )
+
+
+def in_precision(precision: str | None, profile: Profile) -> Profile:
+    """The target as it computes in a precision: in tf32, if that is asked for.
+
+    Raises:
+        UsageError: There is no such precision.
+        UnsupportedError: The target does not have it.
+    """
+    from edgec.targets.cuda.architectures import ARCHITECTURES
+
+    _check_precision(precision, profile)
+    if precision != "tf32":
+        return profile
+    if profile.gpu is None or not ARCHITECTURES[profile.gpu.capability].has_tf32:
+        raise UnsupportedError(
+            f"target '{profile.name}' does not compute in tf32",
+            where="instruction set " + profile.instruction_set.name
+            if profile.gpu is None
+            else ARCHITECTURES[profile.gpu.capability].target,
+            fix="choose a GPU from sm_80 on, e.g. jetson-orin, or leave --precision out",
+        )
+    return replace(profile, gpu=replace(profile.gpu, in_tf32=True))
 
 
 def check_memory(plan: Plan, profile: Profile) -> None:

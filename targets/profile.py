@@ -79,6 +79,7 @@ class Gpu:
         bandwidth_gb_s: Of that memory, in GB/s.
         also: Further capabilities that machine code is made for, all of them higher.
         with_ptx: Whether there is code that drivers of later GPUs compile.
+        in_tf32: Whether tensor cores may round what they multiply of float32 to its ten highest bits.
     """
 
     capability: int
@@ -88,6 +89,7 @@ class Gpu:
     bandwidth_gb_s: float
     also: tuple[int, ...] = ()
     with_ptx: bool = False
+    in_tf32: bool = False
 
 
 @dataclass(frozen=True)

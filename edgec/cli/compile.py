@@ -35,7 +35,7 @@ __all__ = ["command"]
 @click.option("--evaluation", metavar="DATA", help="For auto: samples for the score.  [default: --calibration]")
 @click.option("--device", help="For auto: where to measure, local or ssh://[user@]host.  [default: this machine]")
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16", "int8"]),
+    "--precision", type=click.Choice(["fp32", "tf32", "fp16", "int8"]),
     help="Of floats; int8 stands for --quantize int8.  [default: as the model has it]",
 )  # fmt: skip
 @click.option(
@@ -62,7 +62,7 @@ def command(
     metric: str | None,
     evaluation: str | None,
     device: str | None,
-    precision: Literal["fp32", "fp16", "int8"] | None,
+    precision: Literal["fp32", "tf32", "fp16", "int8"] | None,
     also_for: str,
     name: str | None,
     records: Path | None,

@@ -52,7 +52,12 @@ class Architecture:
 
     @property
     def has_async_copy(self) -> bool:
-        """Whether a thread can copy to shared memory without waiting, and tf32 exists (PTX ISA, cp.async)."""
+        """Whether a thread can copy to shared memory without waiting (PTX ISA, cp.async)."""
+        return self.capability >= 80
+
+    @property
+    def has_tf32(self) -> bool:
+        """Whether tensor cores multiply float32, rounded to tf32 (PTX ISA, mma.m16n8k8)."""
         return self.capability >= 80
 
 

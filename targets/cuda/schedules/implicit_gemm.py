@@ -24,10 +24,7 @@ from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import REDUCED, Chooser, Site, workload
 from edgec.targets.schedules.kernel import Blocks, analyse
 
-__all__ = ["TF32", "schedule"]
-
-TF32 = "edgec.tf32"
-"""Attribute of a product of float32 that tensor cores may round to tf32."""
+__all__ = ["schedule"]
 
 
 # Types of the operands' buffers and of the sums -> C++ type of what is multiplied, and how many are in one element.
@@ -86,7 +83,7 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> Schedule | Non
         groups=product.groups,
         depth=product.depth,
         dtype=str(product.operands[0].dtype),
-        is_tf32=bool(main.annotations.get(TF32, False)),
+        is_tf32=profile.gpu.in_tf32,
     )
     default = default_tile(problem, profile.gpu)
     tiles = (tile.choice() for tile in candidates(problem, profile.gpu))

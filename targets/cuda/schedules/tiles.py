@@ -64,7 +64,7 @@ class Problem:
 
     def on_tensor_cores(self, row: Architecture) -> bool:
         """Whether the architecture has tensor cores for these operands."""
-        return row.has_tensor_cores and (self.dtype != "float32" or (self.is_tf32 and row.has_async_copy))
+        return row.has_tensor_cores and (self.dtype != "float32" or (self.is_tf32 and row.has_tf32))
 
 
 @dataclass(frozen=True)
