@@ -6,10 +6,9 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import onnx_ir as ir
 
 from edgec.bundle import Bundle
+from edgec.compilation import Compilation
 from edgec.dump import Dump
 from edgec.errors import EdgecError, UsageError
 from edgec.files import temporary_folder
@@ -27,65 +27,14 @@ from edgec.requirements import check_memory, in_precision, require_device_compil
 from edgec.sources import InputSpec, ModelSource, model_name, read_model
 
 if TYPE_CHECKING:
-    import tvm
-
     from edgec.accuracy import Metric
     from edgec.auto_report import Aim, AutoQuantization
-    from edgec.passes import PassReport
     from edgec.quantization import Quantization
     from edgec.samples import SampleSource
-    from edgec.targets.cuda.kernels import DeviceKernel
     from edgec.targets.lowering import Plan
-    from edgec.targets.object_store import ObjectStore
     from edgec.targets.profile import Profile
-    from edgec.targets.tuning import Records
 
 __all__ = ["PHASES", "artifact_name", "compile", "plan_model"]
-
-
-@dataclass
-class Compilation:
-    """What the phases hand on to each other; each fills in what comes after the fields it reads."""
-
-    source: ModelSource
-    inputs: InputSpec | None
-    name: str
-    profile: Profile
-    folder: tempfile.TemporaryDirectory[str]
-    dump: Dump
-    progress: Progress
-    records: Records
-    store: ObjectStore | None = None
-    quantize: str | None = None
-    calibration: SampleSource | None = None
-    aim: Aim | None = None
-    auto: AutoQuantization | None = None
-    precision: Literal["fp32", "tf32", "fp16"] | None = None
-    imported: ir.Model = field(init=False)
-    integers: ir.Model = field(init=False)
-    simplified: ir.Model = field(init=False)
-    reports: tuple[PassReport, ...] = ()
-    module: tvm.IRModule = field(init=False)
-    factors: Mapping[bytes, tuple[int, list[str]]] = field(default_factory=dict)
-    plan: Plan = field(init=False)
-    objects: list[Path] = field(default_factory=list)
-    device_kernels: dict[str, DeviceKernel] = field(default_factory=dict)
-    has_fallback: bool = False
-    fallback: Compilation | None = None
-    symbols: dict[str, str] = field(default_factory=dict)
-    tuned: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    driver: str = ""
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def root(self) -> Path:
-        return Path(self.folder.name)
-
-    def subfolder(self, name: str) -> Path:
-        path = self.root / name
-        path.mkdir(exist_ok=True)
-        return path
 
 
 def read(c: Compilation) -> None:

@@ -18,7 +18,7 @@ from edgec.errors import EdgecError
 from edgec.golden import has_float16
 
 if TYPE_CHECKING:
-    from edgec.compiler import Compilation
+    from edgec.compilation import Compilation
     from edgec.targets.profile import Profile
 
 __all__ = ["graph_inputs", "seal_bundle", "target_row", "tensor_infos"]
