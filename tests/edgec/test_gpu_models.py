@@ -118,6 +118,9 @@ MISTAKES = {
     "no device compiler": (["--target", "jetson-thor"], 3, "pip install 'edgec[cuda13]'"),
     "older architecture": (["--target", "jetson", "--also-for", "sm_72"], 2, "do not run on sm_72"),
     "no GPU": (["--target", "rk3588", "--also-for", "sm_90"], 2, "has no GPU"),
+    "no tf32 on this chip": (["--target", "jetson-xavier", "--precision", "tf32"], 3, "does not compute in tf32"),
+    "no tf32 on CPUs": (["--target", "rk3588", "--precision", "tf32"], 3, "does not compute in tf32"),
+    "no float16": (["--target", "raspberry-pi-4", "--precision", "fp16"], 3, "does not compute in float16"),
     "contradiction": (["--target", "jetson", "--precision", "int8", "--quantize", "auto"], 2, "wants it everywhere"),
 }
 
