@@ -19,6 +19,8 @@ import edgec  # noqa: E402
 from edgec import engine  # noqa: E402
 from edgec.engine import nn  # noqa: E402
 from edgec.errors import UnsupportedError, UsageError  # noqa: E402
+from edgec.requirements import in_precision  # noqa: E402
+from edgec.targets.profile import load_profile  # noqa: E402
 
 
 def product_of_ones(depth: int) -> onnx.ModelProto:
@@ -113,6 +115,13 @@ def test_targets_without_float16(target: str) -> None:
     with pytest.raises(UnsupportedError, match=f"target '{target}' does not compute in float16") as caught:
         edgec.compile(tiny_model(), target=target, precision="fp16")
     assert "rk3588" in str(caught.value) and "raspberry-pi-5" in str(caught.value)
+
+
+@pytest.mark.parametrize(("target", "where"), [("rk3588", "neon-dotprod"), ("cuda:sm_75", "sm_75")])
+def test_targets_without_tf32(target: str, where: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"target '{target}' does not compute in tf32") as caught:
+        in_precision("tf32", load_profile(target))
+    assert where in str(caught.value) and "sm_80" in str(caught.value)
 
 
 def test_unknown_precision(run_edgec: Callable[..., Result], tmp_path: Path) -> None:

@@ -375,6 +375,8 @@ __device__ __forceinline__ void multiply_stage(Total (&total)[Tile::m_parts][Til
         if constexpr (Tile::unit == Unit::kTensorCore) {
 #if __CUDA_ARCH__ >= 750
             step<Tile>(total, a_tile, b_tile, m, n, chunk, type);
+#else
+            static_assert(Tile::unit != Unit::kTensorCore, "there are none");
 #endif
         } else {
             chunk_products<Tile>(total, a_tile, b_tile, m, n, chunk, type);
