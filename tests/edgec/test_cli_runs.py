@@ -136,8 +136,8 @@ def test_json_of_every_verb(tiny_onnx: Path, tmp_path: Path, run_edgec: Edgec) -
     benched = read("bench", output, "--warmup-ms", 1, "--min-time-ms", 1)
     assert benched["runs"] == len(benched["latencies_ms"]) > 0
     listed = read("targets")
-    assert {"native", "rk3588", "x86-64-v3"} <= listed["supported"].keys()
-    assert "jetson-orin" in listed["planned"]
+    assert {"native", "rk3588", "x86-64-v3", "jetson-orin", "jetson"} <= listed["supported"].keys()
+    assert "riscv64" in listed["planned"]
     names = {row["name"]: row["ok"] for row in read("doctor")["checks"]}
     assert names["apache-tvm"] is names["ziglang"] is True
     assert "qemu-aarch64" in names
