@@ -20,7 +20,10 @@ __all__ = ["batched_matmul", "packed_matmul"]
 KERNEL = "edgec.kernel"
 
 BY_COLUMN = "edgec.by_column"
-"""Attribute of a product whose weights have the reduction last."""
+"""Attribute of a product both of whose operands have the reduction last: how many axes lead that number products."""
+
+CHUNK_BYTES = 16
+"""What GPUs read at once: a reduction of whole chunks is the last axis of both operands."""
 
 
 @lowers("MatMul")
@@ -100,7 +103,14 @@ def _packed(emitter: Emitter, x: relax.Expr, matrix: np.ndarray | QuantizedMatri
 
 def _batched(emitter: Emitter, a: relax.Expr, b: relax.Expr) -> relax.Expr:
     dtype = np.dtype(dtype_of(a))
-    product = emitter.te(batched_matmul, a, b, emitter.product(dtype), name="matmul", fusion=Fusion.EPILOGUE)
+    *batch, depth = shape_of(a)[:-2] + shape_of(a)[-1:]
+    is_whole = depth * dtype.itemsize % CHUNK_BYTES == 0
+    by_column = emitter.profile.gpu is not None and is_whole and batch == shape_of(b)[:-2]
+    if by_column:
+        axes = list(range(len(batch)))
+        b = emitter.emit(relax.op.permute_dims(b, [*axes, len(axes) + 1, len(axes)]))
+    arguments = (a, b, emitter.product(dtype), by_column)
+    product = emitter.te(batched_matmul, *arguments, name="matmul", fusion=Fusion.EPILOGUE)
     return emitter.narrowed(product, dtype)
 
 
@@ -127,15 +137,15 @@ def packed_matmul(
         block, lane = i[-1] // lanes, i[-1] % lanes
         return te.sum(product_of(x(*i[:-1], k), w[block, lane, k] if by_column else w[block, k, lane]), axis=[k])
 
-    attrs: dict[str, object] = {KERNEL: "matmul", **({BY_COLUMN: 1} if by_column else {})}
+    attrs: dict[str, object] = {KERNEL: "matmul", **({BY_COLUMN: 0} if by_column else {})}
     product = te.compute((*leading, blocks * lanes), element, name="matmul", attrs=attrs)
     if columns == blocks * lanes:
         return product
     return te.compute((*leading, columns), lambda *i: product(*i), name="columns")
 
 
-def batched_matmul(a: te.Tensor, b: te.Tensor, product_of: Scalar = multiply) -> te.Tensor:
-    """Product of (..., M, K) and (..., K, N), the leading axes broadcast."""
+def batched_matmul(a: te.Tensor, b: te.Tensor, product_of: Scalar = multiply, by_column: bool = False) -> te.Tensor:
+    """Product of (..., M, K) and (..., K, N), the leading axes broadcast; ``by_column``: b is (..., N, K)."""
     batch = np.broadcast_shapes([int(s) for s in a.shape[:-2]], [int(s) for s in b.shape[:-2]])
     k = te.reduce_axis((0, int(a.shape[-1])), "k")
 
@@ -143,9 +153,10 @@ def batched_matmul(a: te.Tensor, b: te.Tensor, product_of: Scalar = multiply) ->
         offset = len(batch) - (len(tensor.shape) - 2)
         return [0 if int(size) == 1 else i for size, i in zip(tensor.shape[:-2], indices[offset:-2], strict=True)]
 
-    return te.compute(
-        (*batch, int(a.shape[-2]), int(b.shape[-1])),
-        lambda *i: te.sum(product_of(a(*pick(a, i), i[-2], k), b(*pick(b, i), k, i[-1])), axis=[k]),
-        name="matmul",
-        attrs={KERNEL: "matmul"},
-    )
+    def element(*i: tirx.Var) -> tirx.Expr:
+        within = (i[-1], k) if by_column else (k, i[-1])
+        return te.sum(product_of(a(*pick(a, i), i[-2], k), b(*pick(b, i), *within)), axis=[k])
+
+    attrs: dict[str, object] = {KERNEL: "matmul", **({BY_COLUMN: len(batch)} if by_column else {})}
+    shape = (*batch, int(a.shape[-2]), int(b.shape[-2 if by_column else -1]))
+    return te.compute(shape, element, name="matmul", attrs=attrs)

@@ -70,7 +70,7 @@ def test_equals_onnxruntime(
 
 @dataclass(frozen=True)
 class Problem:
-    """A convolution of an image (N, C, H, W) by weights (O, C/groups, kh, kw), or a product of matrices."""
+    """A convolution of an image (N, C, H, W) by weights (O, C/groups, kh, kw), or a product with weights or data."""
 
     data: tuple[int, ...]
     weights: tuple[int, ...]
@@ -78,10 +78,11 @@ class Problem:
     dilations: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     group: int = 1
+    is_attention: bool = False
 
     @property
     def attributes(self) -> dict[str, Any]:
-        if len(self.weights) == 2:
+        if len(self.weights) == 2 or self.is_attention:
             return {}
         names = ("strides", "dilations", "pads")
         return {**{name: list(getattr(self, name)) for name in names}, "group": self.group}
@@ -97,6 +98,7 @@ PROBLEMS = (
     Problem((1, 32, 20, 17), (16, 32, 1, 1), (3, 2)),
     Problem((2, 33, 48), (48, 130)),
     Problem((1, 544), (544, 45)),
+    Problem((2, 3, 21, 48), (2, 3, 48, 20), is_attention=True),
 )
 
 
@@ -114,11 +116,16 @@ class Products:
         rng = np.random.default_rng(3)
         nodes, weights, outputs = [], [], []
         dtype, is_integer = self.dtype.replace("tf32", "float32"), self.dtype == "int8"
+        if is_integer:  # which data is multiplied by data as floats
+            self.problems = tuple(problem for problem in self.problems if not problem.is_attention)
         for number, problem in enumerate(self.problems):
             x, w = (_numbers(rng, shape, dtype) for shape in (problem.data, problem.weights))
             op_type = ("Conv" if problem.attributes else "MatMul") + "Integer" * is_integer
             self.inputs[f"x{number}"] = x
-            weights.append(numpy_helper.from_array(w, f"w{number}"))
+            if problem.is_attention:
+                self.inputs[f"w{number}"] = w
+            else:
+                weights.append(numpy_helper.from_array(w, f"w{number}"))
             names = [f"x{number}", f"w{number}"]
             nodes.append(helper.make_node(op_type, names, [f"s{number}"], **problem.attributes))
             nodes.append(helper.make_node("Relu", [f"s{number}"], [f"y{number}"]))
@@ -211,7 +218,7 @@ def test_products_equal_numpy(
         return choice
 
     outputs = run_plan(plan_of(made.model, profile), profile, made.inputs, tmp_path, choose)
-    assert len(tiles) == len(PROBLEMS)
+    assert len(tiles) == len(made.problems)
     assert {bool(tile.tensor_cores) for tile in tiles} == {dtype != "float32" and capability >= 75}
     assert pick != "deepest" or max(tile.depth_warps for tile in tiles) == 4
     assert pick != "largest" or max(tile.warps for tile in tiles) >= 4

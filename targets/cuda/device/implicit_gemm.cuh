@@ -61,14 +61,16 @@ struct Source {
 __device__ __forceinline__ int within_chunk(int bytes) { return bytes < 0 ? 0 : bytes > kChunk ? kChunk : bytes; }
 
 // Rows are pixels of the output of a convolution over an image (N, blocks, H, W, LANES), chunks (block, ky, kx, part).
-// The image is read as if padded with bytes FILL; channels beyond the last of a group count as zero.
+// The image is read as if padded with bytes FILL; channels beyond the last of a group count as zero, and chunks that
+// have no channel are left out where a group has one block.
 template <class T, int LANES, int BATCH, int BLOCKS, int HEIGHT, int WIDTH, int OUT_HEIGHT, int OUT_WIDTH,
           int KERNEL_HEIGHT, int KERNEL_WIDTH, int STRIDE_Y, int STRIDE_X, int DILATION_Y, int DILATION_X, int PAD_Y,
           int PAD_X, int CHANNELS, int FILL>
 struct Image {
     typedef T Element;
     static constexpr int parts = sizeof(T) * LANES / kChunk, group_blocks = (CHANNELS + LANES - 1) / LANES;
-    static constexpr int units = group_blocks * KERNEL_HEIGHT * KERNEL_WIDTH, depth = units * parts;
+    static constexpr int kept = group_blocks == 1 ? (int)(sizeof(T) * CHANNELS + kChunk - 1) / kChunk : parts;
+    static constexpr int units = group_blocks * KERNEL_HEIGHT * KERNEL_WIDTH, depth = units * kept;
     struct Row {
         int offset, y, x;
     };
@@ -85,7 +87,7 @@ struct Image {
         return {((n * BLOCKS + group * group_blocks) * HEIGHT + y) * WIDTH + x, y, x};
     }
     __device__ __forceinline__ Tap tap(int chunk) const {
-        int unit = chunk / parts, part = chunk % parts;
+        int unit = chunk / kept, part = chunk % kept;
         int block = unit / (KERNEL_HEIGHT * KERNEL_WIDTH), window = unit % (KERNEL_HEIGHT * KERNEL_WIDTH);
         int y = window / KERNEL_WIDTH * DILATION_Y, x = window % KERNEL_WIDTH * DILATION_X;
         int bytes = within_chunk((CHANNELS - block * LANES) * (int)sizeof(T) - part * kChunk);
@@ -107,10 +109,11 @@ struct Image {
     }
 };
 
-// Rows are output channels of weights (blocks, taps, OUT_LANES output channels, LANES input channels), of one group.
-template <class T, int OUT_LANES, int LANES, int OUT_BLOCKS, int UNITS>
+// Rows are output channels of weights (blocks, taps, OUT_LANES output channels, LANES input channels), of one group, of
+// which the first KEPT chunks of a tap are read.
+template <class T, int OUT_LANES, int LANES, int OUT_BLOCKS, int UNITS, int KEPT>
 struct Filter {
-    static constexpr int parts = sizeof(T) * LANES / kChunk, depth = UNITS * parts;
+    static constexpr int parts = sizeof(T) * LANES / kChunk, depth = UNITS * KEPT;
     const Byte *data;
     int group;
 
@@ -126,7 +129,7 @@ struct Filter {
         return {is_there ? data + (long long)(block * UNITS * OUT_LANES + lane) * (parts * kChunk) : nullptr};
     }
     __device__ __forceinline__ Tap tap(int chunk) const {
-        return {(chunk / parts * OUT_LANES * parts + chunk % parts) * kChunk, chunk < depth ? kChunk : 0};
+        return {(chunk / KEPT * OUT_LANES * parts + chunk % KEPT) * kChunk, chunk < depth ? kChunk : 0};
     }
     __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
         return row.from ? Source{row.from + tap.offset, tap.bytes} : Source{data, 0};

@@ -108,44 +108,50 @@ def _convolution(sch: Schedule, blocks: Blocks, main: SBlock) -> _Product | None
     out_h, out_w = (int(axis.dom.extent) for axis in main.iter_vars[2:4])
     element, per_element = _element(image)
     lanes, channels = lanes * per_element, channels * per_element
-    units = group_blocks * kh * kw
+    units, parts = group_blocks * kh * kw, lanes * _bytes(element) // 16
+    if group_blocks == 1:  # chunks that have no channel are left out
+        parts = -(-channels * _bytes(element) // 16)
     numbers = [lanes, n, in_blocks, height, width, out_h, out_w, kh, kw, stride_y, stride_x, dilation_y, dilation_x]
     numbers += [top, left, channels, fill & 255 if per_element > 1 else 0]
     if lanes * _bytes(element) % 16 or (fill and per_element == 1):
         return None
     return _Product(
         left=f"edgec::Image<{element}, {', '.join(map(str, numbers))}>",
-        right=f"edgec::Filter<{element}, {out_lanes}, {lanes}, {out_blocks // groups}, {units}>",
+        right=f"edgec::Filter<{element}, {out_lanes}, {lanes}, {out_blocks // groups}, {units}, {parts}>",
         operands=operands,
         row_axes=(0, 2, 3),
         groups=groups,
-        depth=units * lanes * _bytes(element) // 16,
+        depth=units * parts,
     )
 
 
 def _matrix_product(sch: Schedule, blocks: Blocks, main: SBlock) -> _Product | None:
-    """The operands of ``lowering.linear.packed_matmul``."""
+    """The operands of ``lowering.linear.packed_matmul``, or of ``batched_matmul`` with as many groups as products."""
     operands = _operands(sch, blocks, main)
     if operands is None:
         return None
     x, weights = operands
     element, per_element = _element(x)
     *leading, depth = map(int, x.shape)
-    out_blocks, lanes, _ = map(int, weights.shape)
+    batch = int(main.annotations[BY_COLUMN])
+    groups = math.prod(leading[:batch])
+    columns = math.prod(map(int, weights.shape[:-1])) // groups
     if depth * per_element * _bytes(element) % 16:
         return None
     return _Product(
-        left=f"edgec::Matrix<{element}, {math.prod(leading)}, {depth * per_element}>",
-        right=f"edgec::Matrix<{element}, {out_blocks * lanes}, {depth * per_element}>",
+        left=f"edgec::Matrix<{element}, {math.prod(leading[batch:])}, {depth * per_element}>",
+        right=f"edgec::Matrix<{element}, {columns}, {depth * per_element}>",
         operands=operands,
-        row_axes=tuple(range(len(leading))),
-        groups=1,
+        row_axes=tuple(range(batch, len(leading))),
+        groups=groups,
         depth=depth * per_element * _bytes(element) // 16,
     )
 
 
 def _operands(sch: Schedule, blocks: Blocks, main: SBlock) -> tuple[tirx.Buffer, tirx.Buffer] | None:
     """Input and weights, if the kernel gets both and does nothing to them but pad the input."""
+    if len(main.reads) != 2:
+        return None
     image, weights = (region.source for region in main.reads)
     before = [sch.get(block) for block in blocks.all[: blocks.main_index]]
     for block in before:
