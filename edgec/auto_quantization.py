@@ -201,11 +201,11 @@ def quantize_auto(
 ) -> AutoQuantization:
     """Quantize what is worth it.
 
-    All is quantized first. While the score drops too far, options that cost no time are tried, then the layers that
-    the outputs are most sensitive to go back to float: 1, 2, 4 ... of them, and between the last two numbers by
-    bisection. Scores are those of artifacts for this machine: integers are the same on every target. Then layers that
-    do not get faster on the target go back to float, if that makes the whole faster. In the end the whole is compared
-    with the float model, in turns.
+    All is quantized first. While the score drops too far, options that cost no time are tried, then layers go back to
+    float, first those that do most harm for the time that integers save in them: 1, 2, 4 ... of them, and between the
+    last two numbers by bisection. Scores are those of artifacts for this machine: integers are the same on every
+    target. Then layers that do not get faster on the target go back to float, if that makes the whole faster. In the
+    end the whole is compared with the float model, in turns.
 
     Args:
         imported: The float model.
@@ -322,7 +322,11 @@ def _closed(
         device=device,
         is_quantized=chosen is not None,
         tried=tuple(sorted(search.tried.items())),
-        options={"equalization": settings.equalization, "rounding": settings.rounding},
+        options={
+            "equalization": settings.equalization,
+            "rounding": settings.rounding,
+            "bias": "measured" if settings.measures_bias else "computed",
+        },
         decisions=tuple(decisions),
         verdict=verdict,
     )

@@ -85,8 +85,8 @@ class AutoReport:
         int8_ms: The same, of the best quantized model, even if the result is the float one.
         device: Where times were measured, or why they were not.
         is_quantized: Whether the result is; if not, it is the float model.
-        tried: Numbers of the most sensitive layers in float, and the drop in points with them.
-        options: Equalization and rounding.
+        tried: Numbers of the most harmful layers in float, and the drop in points with them.
+        options: Equalization, rounding, and how biases were corrected.
         decisions: In the graph's order.
         verdict: The whole in a sentence.
     """
