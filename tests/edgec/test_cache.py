@@ -223,7 +223,7 @@ def test_another_choice_is_another_kernel(tmp_path: Path, built: list[str], monk
     assert tuned.symbol != default.symbol
     assert tuned.content != default.content
     assert built == [default.symbol, tuned.symbol]
-    monkeypatch.setattr(kernel_cache, "schedule_kernel", None)
+    monkeypatch.setattr(kernel_cache, "schedules", None)
     assert kernel_cache.build(kernel, key, profile, store=store) == default
     assert kernel_cache.build(kernel, key, profile, last, store) == tuned
     assert len(set(map(repr, asked))) == 1
