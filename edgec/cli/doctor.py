@@ -33,8 +33,6 @@ _PROGRAMS = (
 
 def _device_compilers() -> list[tuple[str, str, str, bool]]:
     """A row per version of CUDA that edgec makes code with; one of them is enough."""
-    if util.find_spec("tvm") is None:
-        return []
     from edgec.targets.cuda.nvrtc import installed
 
     found = ", ".join(compiler.version for compiler in installed())

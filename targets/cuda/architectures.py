@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from tvm.target import Target
+from typing import TYPE_CHECKING
 
 from edgec.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from tvm.target import Target
 
 __all__ = ["ARCHITECTURES", "Architecture", "architecture", "cuda_target"]
 
@@ -105,6 +107,8 @@ def architecture(name: str) -> Architecture:
 
 def cuda_target(row: Architecture) -> Target:
     """The architecture as a TVM target."""
+    from tvm.target import Target
+
     return Target(
         {
             "kind": "cuda",
