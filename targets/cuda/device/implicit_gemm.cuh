@@ -11,10 +11,6 @@
 
 namespace edgec {
 
-typedef unsigned char Byte;
-
-constexpr int kChunk = 16;
-
 #if __CUDA_ARCH__ >= 800
 constexpr bool kAsync = true;
 #else
@@ -50,114 +46,6 @@ struct Tile {
     static constexpr int shared_bytes = stages * stage_bytes > sum_bytes ? stages * stage_bytes : sum_bytes;
     static_assert(N_PARTS % 2 == 0, "ldmatrix loads two parts of columns at once");
     static_assert(CHUNKS % (2 * K_WARPS) == 0 && CHUNKS <= 8 && threads % CHUNKS == 0, "each warp has whole steps");
-};
-
-// Where a chunk of a row begins, and how many of its bytes there are.
-struct Source {
-    const Byte *from;
-    int bytes;
-};
-
-__device__ __forceinline__ int within_chunk(int bytes) { return bytes < 0 ? 0 : bytes > kChunk ? kChunk : bytes; }
-
-// Rows are pixels of the output of a convolution over an image (N, blocks, H, W, LANES), chunks (block, ky, kx, part).
-// The image is read as if padded with bytes FILL; channels beyond the last of a group count as zero, and chunks that
-// have no channel are left out where a group has one block.
-template <class T, int LANES, int BATCH, int BLOCKS, int HEIGHT, int WIDTH, int OUT_HEIGHT, int OUT_WIDTH,
-          int KERNEL_HEIGHT, int KERNEL_WIDTH, int STRIDE_Y, int STRIDE_X, int DILATION_Y, int DILATION_X, int PAD_Y,
-          int PAD_X, int CHANNELS, int FILL>
-struct Image {
-    typedef T Element;
-    static constexpr int parts = sizeof(T) * LANES / kChunk, group_blocks = (CHANNELS + LANES - 1) / LANES;
-    static constexpr int kept = group_blocks == 1 ? (int)(sizeof(T) * CHANNELS + kChunk - 1) / kChunk : parts;
-    static constexpr int units = group_blocks * KERNEL_HEIGHT * KERNEL_WIDTH, depth = units * kept;
-    struct Row {
-        int offset, y, x;
-    };
-    struct Tap {
-        int offset, y, x, bytes;
-    };
-    const Byte *data;
-    int group;
-
-    __device__ __forceinline__ Row row(int number) const {
-        if (number >= BATCH * OUT_HEIGHT * OUT_WIDTH) return {0, -(1 << 28), 0};
-        int n = number / (OUT_HEIGHT * OUT_WIDTH), pixel = number % (OUT_HEIGHT * OUT_WIDTH);
-        int y = pixel / OUT_WIDTH * STRIDE_Y - PAD_Y, x = pixel % OUT_WIDTH * STRIDE_X - PAD_X;
-        return {((n * BLOCKS + group * group_blocks) * HEIGHT + y) * WIDTH + x, y, x};
-    }
-    __device__ __forceinline__ Tap tap(int chunk) const {
-        int unit = chunk / kept, part = chunk % kept;
-        int block = unit / (KERNEL_HEIGHT * KERNEL_WIDTH), window = unit % (KERNEL_HEIGHT * KERNEL_WIDTH);
-        int y = window / KERNEL_WIDTH * DILATION_Y, x = window % KERNEL_WIDTH * DILATION_X;
-        int bytes = within_chunk((CHANNELS - block * LANES) * (int)sizeof(T) - part * kChunk);
-        return {((block * HEIGHT + y) * WIDTH + x) * parts + part, y, x, chunk < depth ? bytes : 0};
-    }
-    __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
-        bool inside = (unsigned)(row.y + tap.y) < HEIGHT && (unsigned)(row.x + tap.x) < WIDTH;
-        if constexpr (PAD_Y == 0 && PAD_X == 0 && OUT_HEIGHT * STRIDE_Y <= HEIGHT && KERNEL_HEIGHT == 1 &&
-                      OUT_WIDTH * STRIDE_X <= WIDTH && KERNEL_WIDTH == 1) {
-            inside = row.y >= 0;
-        }
-        if (inside) return {data + ((long long)row.offset * parts + tap.offset) * kChunk, tap.bytes};
-        if constexpr (FILL != 0) {
-            static __device__ const uint4 fill = {(unsigned)FILL * 0x01010101u, (unsigned)FILL * 0x01010101u,
-                                                  (unsigned)FILL * 0x01010101u, (unsigned)FILL * 0x01010101u};
-            return {(const Byte *)&fill, tap.bytes};
-        }
-        return {data, 0};
-    }
-};
-
-// Rows are output channels of weights (blocks, taps, OUT_LANES output channels, LANES input channels), of one group, of
-// which the first KEPT chunks of a tap are read.
-template <class T, int OUT_LANES, int LANES, int OUT_BLOCKS, int UNITS, int KEPT>
-struct Filter {
-    static constexpr int parts = sizeof(T) * LANES / kChunk, depth = UNITS * KEPT;
-    const Byte *data;
-    int group;
-
-    struct Row {
-        const Byte *from;
-    };
-    struct Tap {
-        int offset, bytes;
-    };
-    __device__ __forceinline__ Row row(int number) const {
-        int block = group * OUT_BLOCKS + number / OUT_LANES, lane = number % OUT_LANES;
-        bool is_there = number < OUT_BLOCKS * OUT_LANES;
-        return {is_there ? data + (long long)(block * UNITS * OUT_LANES + lane) * (parts * kChunk) : nullptr};
-    }
-    __device__ __forceinline__ Tap tap(int chunk) const {
-        return {(chunk / KEPT * OUT_LANES * parts + chunk % KEPT) * kChunk, chunk < depth ? kChunk : 0};
-    }
-    __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
-        return row.from ? Source{row.from + tap.offset, tap.bytes} : Source{data, 0};
-    }
-};
-
-// Rows are those of a matrix (ROWS, DEPTH); DEPTH elements are a multiple of 16 bytes.
-template <class T, int ROWS, int DEPTH>
-struct Matrix {
-    typedef T Element;
-    static constexpr int pitch = DEPTH * sizeof(T), depth = pitch / kChunk;
-    static_assert(pitch % kChunk == 0, "rows begin at multiples of 16 bytes");
-    const Byte *data;
-    int group;
-
-    struct Row {
-        const Byte *from;
-    };
-    struct Tap {
-        int offset, bytes;
-    };
-    __device__ __forceinline__ Row row(int number) const {
-        return {number < ROWS ? data + ((long long)group * ROWS + number) * pitch : nullptr};
-    }
-    __device__ __forceinline__ Tap tap(int chunk) const { return {chunk * kChunk, chunk < depth ? kChunk : 0}; }
-    __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
-        return row.from ? Source{row.from + tap.offset, tap.bytes} : Source{data, 0};
-    }
 };
 
 // Rows of CHUNKS chunks in shared memory, permuted so that the same chunk of eight rows lies in eight different places
