@@ -8,8 +8,8 @@ from tvm_ffi.structural import structural_map, structural_walk
 
 __all__ = ["vector_operands"]
 
-LANES = {"float32": 4, "int32": 4, "float16": 8}
-"""Elements of a vector of NEON."""
+LANES = {"float32": 4, "int32": 4, "float16": 8, "int8": 4, "uint8": 4}
+"""Elements of a vector of NEON; of bytes, which are widened, those of the vector of int32 that they are to be."""
 
 LEAST_LANES = 3
 """A vector of which fewer elements are used is not worth its register."""
@@ -28,7 +28,8 @@ def vector_operands(function: tirx.PrimFunc, _module: object, _context: object) 
 
     def place(node: prim.Broadcast) -> tuple[tuple[str, int], int, prim.Expr] | None:
         """(which vector, which of its lanes, where it begins) of a scalar that is loaded to be broadcast."""
-        load = node.value.args[1] if _is_choice(node.value) else node.value
+        scalar = _narrow(node.value)
+        load = scalar.args[1] if _is_choice(scalar) else scalar
         if not isinstance(load, ir.TensorLoad) or len(load.indices) != 1:
             return None
         count = int(node.lanes)
@@ -50,11 +51,20 @@ def vector_operands(function: tirx.PrimFunc, _module: object, _context: object) 
         if known is None or len(lanes[known[0]]) < LEAST_LANES:
             return node
         _, lane, first = known
-        vector = _vector(node.value, prim.Ramp(first, 1, int(node.lanes)))
-        return prim.Broadcast(prim.Shuffle([vector], [lane]), node.lanes)
+        scalar, ramp = _narrow(node.value), prim.Ramp(first, 1, int(node.lanes))
+        if str(scalar.ty.dtype) == str(node.value.ty.dtype):
+            return prim.Broadcast(prim.Shuffle([_vector(scalar, ramp)], [lane]), node.lanes)
+        halves = _vector(scalar, ramp).astype(f"int16x{node.lanes}")  # SMLAL multiplies by an element of 16 bits
+        return prim.Shuffle([halves], [lane] * int(node.lanes)).astype(str(node.ty.dtype))
 
     structural_walk(function.body, (prim.Broadcast, count))
     return function.with_body(structural_map(function.body, (prim.Broadcast, replace)))
+
+
+def _narrow(scalar: prim.Expr) -> prim.Expr:
+    """The byte that is widened to an int32, or the scalar itself."""
+    is_widened = isinstance(scalar, prim.Cast) and str(scalar.ty.dtype) == "int32"
+    return scalar.value if is_widened and str(scalar.value.ty.dtype) in ("int8", "uint8") else scalar
 
 
 def _is_choice(node: prim.Expr) -> bool:
