@@ -74,8 +74,8 @@ class Tile:
     Attributes:
         row_parts, column_parts: A warp's sums, in parts of 16 rows and of 8 columns.
         row_warps, column_warps: How many warps share the rows and columns of a tile.
-        depth_warps: How many share each stage's chunks and add up their sums: a block splits the reduction (split-K) where
-            there are too few rows and columns for all warps.
+        depth_warps: How many share each stage's chunks and add up their sums: split-K within a block, where there are
+            too few rows and columns for all warps.
         chunks: Of a stage.
         stages: In flight, where copies are asynchronous.
         tensor_cores: 1 to multiply on these, 0 on CUDA cores.
