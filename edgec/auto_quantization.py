@@ -35,6 +35,9 @@ _FASTER = 0.99
 _LEAST_SAVING = 0.01
 """Of what all layers save: what any layer counts for, when harm is divided by time. Conversions cost something too."""
 
+_LEAST_HARM = 0.001
+"""Of the harm of all layers: what any layer counts for. Few samples do not tell small ones apart, but they add up."""
+
 _ANALYSED = 8
 """Samples on which every layer is quantized alone."""
 
@@ -108,7 +111,8 @@ class _Search:
             self._time_layers(full, in_float, self._on_target(full))
         saved = {name: max(before - after, 0.0) for name, (before, after) in self.layers_ms.items()}
         least = _LEAST_SAVING * sum(saved.values()) or 1.0
-        harms = {layer.name: layer.harm / (saved.get(layer.name, 0.0) + least) for layer in analysis.layers}
+        doubt = _LEAST_HARM * sum(layer.harm for layer in analysis.layers if math.isfinite(layer.harm))
+        harms = {layer.name: (layer.harm + doubt) / (saved.get(layer.name, 0.0) + least) for layer in analysis.layers}
         return sorted(harms, key=lambda name: -harms[name])
 
     def restore_accuracy(self, full: _Candidate, ranking: list[str]) -> _Candidate | None:

@@ -213,8 +213,8 @@ def prepare(
     if settings.equalization != "none":
         moments = None
         if settings.equalization == "activations":
-            seen = _calibrate(simplified, placement, found, limit, None, progress)
-            moments = seen.channels
+            everywhere = place(simplified)  # scales move through layers that stay in float as well
+            moments = _calibrate(simplified, everywhere, found, limit, None, progress).channels
         MigrateScales(moments)(simplified)
         placement = place(simplified, [node for node in simplified.graph if node.name in kept])
     seen = _calibrate(simplified, placement, found, limit, state, progress)

@@ -267,6 +267,15 @@ def test_memory_does_not_grow_with_the_samples(tiny, tmp_path):
     assert peaks[1] < (tmp_path / "4000.npz").stat().st_size / 4
 
 
+@pytest.mark.parametrize("entry", ["conv", "fc"])
+def test_equalization_beside_layers_in_float(tiny, entry):
+    made = prepare(tiny, samples(3), Settings(keep_float=(entry,), equalization="activations")).quantize()
+    assert made.placement.kept == {entry: "as you asked"}
+    row = {name: array[0] for name, array in samples(3).items()}
+    for name, exact in execute(tiny, row).items():
+        assert np.abs(execute(made.model, row)[name] - exact).max() < 0.05 * np.abs(exact).max()
+
+
 def test_the_notes_and_figures_of_a_run(tiny):
     made = prepare(tiny, samples(3), Settings(keep_float=("fc",)), limit=2).quantize()
     assert made.calibration.samples == 2 and not made.notes
