@@ -12,7 +12,7 @@ demo: $(VENV)/cuda.stamp
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/test.stamp qemu
-	@$(BIN)/python -m pytest -n auto --dist loadfile
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/lint.stamp typing
 	@$(BIN)/ruff check $(CHECKED)

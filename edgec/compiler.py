@@ -417,7 +417,12 @@ def _run(c: Compilation, phases: Sequence[tuple[str, Phase]]) -> None:
 
 
 def plan_model(
-    model: ModelSource, target: str, inputs: InputSpec | None, name: str, progress: Progress = silent
+    model: ModelSource,
+    target: str,
+    inputs: InputSpec | None,
+    name: str,
+    progress: Progress = silent,
+    precision: Literal["fp32", "tf32", "fp16"] | None = None,
 ) -> tuple[Plan, Profile]:
     """The plan that compiling would make kernels for, and the target's profile."""
     require_toolchain()
@@ -425,8 +430,9 @@ def plan_model(
     from edgec.targets.tuning import Records
 
     folder = temporary_folder()
+    profile = in_precision(precision, load_profile(target))
     with folder:
-        c = Compilation(model, inputs, name, load_profile(target), folder, Dump(None), progress, Records())
+        c = Compilation(model, inputs, name, profile, folder, Dump(None), progress, Records(), precision=precision)
         _run(c, list(takewhile(lambda row: row[1] is not build_kernels, PHASES)))
     return c.plan, c.profile
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgec.compiler import artifact_name, plan_model
 from edgec.devices.selection import host_arch
@@ -76,6 +76,7 @@ def tune(
     *,
     target: str = "native",
     inputs: InputSpec | None = None,
+    precision: Literal["fp32", "tf32", "fp16"] | None = None,
     time_s: float = 600.0,
     device: str | None = None,
     threads: int = 1,
@@ -94,6 +95,7 @@ def tune(
         model: As for :func:`edgec.compile`.
         target: Name of a target.
         inputs: As for :func:`edgec.compile`.
+        precision: As for :func:`edgec.compile`: kernels of another precision are others.
         time_s: End after this time, in s.
         device: ``local`` or ``ssh://[user@]host``; by default this machine where the target's CPU is of its kind.
         threads: Threads that share the work of a kernel while it is measured.
@@ -123,7 +125,7 @@ def tune(
     _refuse_emulator(profile, device)
     path = Path(records) if records is not None else user_file(profile)
     known = _open_records(path)
-    plan, profile = plan_model(model, target, inputs, name, progress)
+    plan, profile = plan_model(model, target, inputs, name, progress, precision)
     place = Place(profile, device, threads, tuple(cpus))
     search = Search(place, known, path, start + time_s, again, progress, found)
     is_interrupted = _is_interrupted(search, plan)

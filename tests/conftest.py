@@ -24,6 +24,16 @@ REAL_MODELS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
     "yunet_n_320": ("yunet_n_320.onnx", {}),
     "yunet_n_dynamic": ("yunet_n_dynamic.onnx", {"input": (1, 3, 160, 192)}),
 }
+# These take a minute or more each. They begin first, so that no worker is left with one of them at the end.
+LONG_FILES = (
+    "test_integer_networks.py",
+    "test_recipes.py",
+    "test_scheduled_cases.py",
+    "test_real_models.py",
+    "test_weight_quantization.py",
+    "test_intrinsics.py",
+    "test_random_integers.py",
+)
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -36,6 +46,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test with an argument ``model_name`` runs for every real model."""
     if "model_name" in metafunc.fixturenames:
         metafunc.parametrize("model_name", sorted(REAL_MODELS))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, the others in their order."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
 @pytest.fixture(scope="session", autouse=True)

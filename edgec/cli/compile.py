@@ -107,7 +107,8 @@ def command(
                 source = edgec.quantize(source, calibration, inputs=inputs, progress=progress)
                 quantize = calibration = None
                 precision = None if precision == "int8" else precision
-            _tune(source, target, inputs, time_s, tune_device, records, progress)
+            searched = None if precision == "int8" else precision
+            _tune(source, target, inputs, searched, time_s, tune_device, records, progress)
         bundle = edgec.compile(
             source,
             target=target,
@@ -157,6 +158,7 @@ def _tune(
     source: ModelSource,
     target: str,
     inputs: dict[str, tuple[int, ...]] | None,
+    precision: Literal["fp32", "tf32", "fp16"] | None,
     time_s: float,
     device: str | None,
     records: Path | None,
@@ -170,6 +172,7 @@ def _tune(
         source,
         target=target,
         inputs=inputs,
+        precision=precision,
         time_s=time_s,
         device=device,
         records=records,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -23,6 +23,7 @@ _INTERRUPTED = 130
 @click.command()
 @click.argument("model")
 @click.option("--target", "-t", required=True, help="Target; `edgec targets` lists them.")
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "fp16"]), help="As `edgec compile` will be told.")
 @click.option("--time", "duration", default="10m", show_default=True, help="End after this time: 90s, 10m, 1h.")
 @click.option("--device", help="Where to measure: local or ssh://[user@]host.  [default: this machine]")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads that share a kernel's work.")
@@ -34,6 +35,7 @@ _INTERRUPTED = 130
 def command(
     model: str,
     target: str,
+    precision: Literal["fp32", "tf32", "fp16"] | None,
     duration: str,
     device: str | None,
     threads: int,
@@ -58,6 +60,7 @@ def command(
             open_source(model, checkpoint),
             target=target,
             inputs=inputs,
+            precision=precision,
             time_s=time_s,
             device=device,
             threads=threads,

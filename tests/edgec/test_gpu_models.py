@@ -106,10 +106,14 @@ def test_tuning_on_the_device(emulated_gpu: EmulatedGpu, tiny_on_gpu: Path, tmp_
     """Times of an emulation mean nothing; candidates are built, run and compared, and what is kept can be used."""
     emulated_gpu(edgec.load(tiny_on_gpu))  # its stub: kernels that are not in it do nothing
     records = tmp_path / "records.json"
-    report = edgec.tune(tiny_model(), target=HOST, device="local", time_s=6, records=records)
+    report = edgec.tune(tiny_model(), target=HOST, precision="fp16", device="local", time_s=6, records=records)
     assert report.kernels and not report.wrong
     assert report.cpu.startswith("sm_")
-    edgec.compile(tiny_model(), target=HOST, records=records)
+    in_half, in_single = (
+        edgec.compile(tiny_model(), target=HOST, precision=precision, records=records).manifest["tuning"]["kernels"]
+        for precision in ("fp16", "fp32")
+    )
+    assert in_half and not in_single
 
 
 MISTAKES = {

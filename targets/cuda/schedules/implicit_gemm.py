@@ -72,7 +72,7 @@ def schedule(sch: Schedule, profile: Profile, choose: Chooser) -> Schedule | Non
         return None
     for block in blocks.all[: blocks.main_index]:
         sch.compute_inline(block)
-    described = f"{workload(sch, blocks)} | sm_{profile.gpu.capability}"
+    described = f"{workload(sch, blocks)} | sm_{profile.gpu.capability}{' tf32' if profile.gpu.in_tf32 else ''}"
     last = _inline_epilogue(sch, blocks)
     if last is None:
         return None
