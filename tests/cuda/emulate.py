@@ -19,7 +19,7 @@ HERE = Path(__file__).parent / "emulation"
 MARGIN_BYTES = 4096
 """Around each array that a kernel gets; it reads NaN there, and what it writes there is noticed."""
 
-# Clang 21 (ziglang 0.17.1) leaves out terms where it vectorizes a loop over several minima that are joined afterwards.
+# Clang 22 (ziglang 0.17.1) leaves out terms where it vectorizes a loop over several minima that are joined afterwards.
 FLAGS = (
     "-fno-vectorize",
     *("-x", "c++", "-std=c++20", "-O2", "-ffp-contract=off", "-fno-sanitize=all", "-g0", "-w"),
