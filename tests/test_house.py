@@ -141,12 +141,15 @@ def test_type_check_finds_a_planted_error(tmp_path: Path) -> None:
         (tree / entry.name).symlink_to(entry)
     for package in PACKAGES[1:]:
         (tree / package).symlink_to(ROOT / package)
-    (tree / "planted.py").write_text("from edgec.targets.lowering.memory import aligned\n\nreveal: str = aligned(3)\n")
+    (tree / "planted.py").write_text(
+        "from edgec.targets.instruction_sets import InstructionSet\n\n"
+        "def width(of: InstructionSet) -> str:\n    return of.vector_bits\n"
+    )
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "-m", "edgec.planted"]
     env = {**os.environ, "MYPYPATH": str(tmp_path)}
     result = subprocess.run(
         [*command, "--follow-imports=silent", f"--cache-dir={tmp_path / 'cache'}"],
         capture_output=True, text=True, check=False, env=env, cwd=tmp_path,
     )  # fmt: skip
-    assert 'planted.py:3: error: Incompatible types in assignment (expression has type "int"' in result.stdout
+    assert 'planted.py:4: error: Incompatible return value type (got "int"' in result.stdout
     assert "Found 1 error" in result.stdout, result.stdout

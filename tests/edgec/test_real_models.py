@@ -46,7 +46,7 @@ def test_native_agrees_with_the_engine_and_onnx_runtime(name: str, real_bundle: 
     assert_agrees(bundle, dict(zip(names, session.run(None, inputs), strict=True)), bundle.run(inputs))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", (*EMULATED, "efficientnet_lite0"))
 def test_rk3588(name: str, real_bundle: BundleOf, request: pytest.FixtureRequest) -> None:
     bundle = edgec.load(real_bundle(name, "rk3588"))
     assert bundle.arch == "aarch64"
