@@ -24,10 +24,11 @@ REAL_MODELS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
     "yunet_n_320": ("yunet_n_320.onnx", {}),
     "yunet_n_dynamic": ("yunet_n_dynamic.onnx", {"input": (1, 3, 160, 192)}),
 }
-# These take a minute or more each. They begin first, so that no worker is left with one of them at the end.
+# These take a minute or more each. They begin first, so that no worker is left with one of them at the end. The first one
+# links nothing: meanwhile another worker has zig make the C libraries that all the others wait for.
 LONG_FILES = (
-    "test_integer_networks.py",
     "test_recipes.py",
+    "test_integer_networks.py",
     "test_scheduled_cases.py",
     "test_real_models.py",
     "test_weight_quantization.py",
@@ -50,7 +51,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first, the others in their order."""
-    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+    order = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session", autouse=True)
