@@ -24,8 +24,8 @@ REAL_MODELS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
     "yunet_n_320": ("yunet_n_320.onnx", {}),
     "yunet_n_dynamic": ("yunet_n_dynamic.onnx", {"input": (1, 3, 160, 192)}),
 }
-# These take a minute or more each. They begin first, so that no worker is left with one of them at the end. The first one
-# links nothing: meanwhile another worker has zig make the C libraries that all the others wait for.
+# These take a minute or more each. They begin first, so that no worker is left with one of them at the end. The first
+# one links nothing: meanwhile another worker has zig make the C libraries that all the others wait for.
 LONG_FILES = (
     "test_recipes.py",
     "test_integer_networks.py",
