@@ -14,6 +14,7 @@ from edgec.cli.options import echo_json, json_option, model_options, parse_durat
 from edgec.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgec.bundle import Bundle
     from edgec.progress import Progress
     from edgec.sources import ModelSource
 
@@ -113,7 +114,7 @@ def command(
             source,
             target=target,
             inputs=inputs,
-            name=artifact_name(model, name),
+            name=name,
             dump_ir=dump_ir,
             records=records,
             cache=cache,
@@ -129,6 +130,27 @@ def command(
         )
     for warning in caught:
         click.echo(f"edgec: warning: {warning.message}", err=True)
+    _say_notes(bundle)
+    save_start = time.perf_counter()
+    bundle.save(path)
+    seconds = time.perf_counter() - start
+    if not as_json:
+        click.echo(f"{path}: {bundle.name} for {bundle.target}, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s")
+        return
+    phases_s = {
+        **bundle.phases_s,
+        "load compiler": round(load_s + bundle.phases_s["load compiler"], 3),
+        "write bundle": round(start + seconds - save_start, 3),
+    }
+    size_bytes = path.stat().st_size
+    keys = ("name", "target", "inputs", "outputs", "memory", "quantization")
+    described = {key: bundle.manifest[key] for key in keys if key in bundle.manifest}
+    echo_json({"bundle": str(path), "size_bytes": size_bytes, "seconds": round(seconds, 3),
+               "phases_s": phases_s, **described})  # fmt: skip
+
+
+def _say_notes(bundle: Bundle) -> None:
+    """What the user should know of how it was made, on stderr."""
     for note in bundle.tuning_notes:
         click.echo(f"edgec: note: {note}", err=True)
     quantization = bundle.manifest.get("quantization")
@@ -136,22 +158,6 @@ def command(
         for decision in quantization["decisions"]:
             click.echo(f"{decision['precision']:8}{decision['layer']}: {decision['reason']}", err=True)
         click.echo(f"edgec: {quantization['verdict']}; times: {quantization['device']}", err=True)
-    save_start = time.perf_counter()
-    bundle.save(path)
-    seconds = time.perf_counter() - start
-    if as_json:
-        keys = ("name", "target", "inputs", "outputs", "memory", "quantization")
-        described = {key: bundle.manifest[key] for key in keys if key in bundle.manifest}
-        size_bytes = path.stat().st_size
-        phases_s = {
-            **bundle.phases_s,
-            "load compiler": round(load_s + bundle.phases_s["load compiler"], 3),
-            "write bundle": round(start + seconds - save_start, 3),
-        }
-        echo_json({"bundle": str(path), "size_bytes": size_bytes, "seconds": round(seconds, 3),
-                   "phases_s": phases_s, **described})  # fmt: skip
-        return
-    click.echo(f"{path}: {bundle.name} for {bundle.target}, {path.stat().st_size / 1e6:.1f} MB, {seconds:.1f} s")
 
 
 def _tune(
