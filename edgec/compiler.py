@@ -114,7 +114,11 @@ def convert_precision(c: Compilation) -> None:
     if c.precision is None and not has_float16(c.simplified):
         return
     is_half = c.precision not in ("fp32", "tf32") and c.profile.has_float16
-    convert = ConvertPrecision(ir.DataType.FLOAT16 if is_half else ir.DataType.FLOAT, keeps_float32=c.precision is None)
+    convert = ConvertPrecision(
+        ir.DataType.FLOAT16 if is_half else ir.DataType.FLOAT,
+        keeps_float32=c.precision is None,
+        has_wide_sums=c.profile.gpu is not None,
+    )
     if convert(c.simplified).modified:
         c.dump.graph("precision", c.simplified)
 

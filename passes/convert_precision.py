@@ -46,26 +46,33 @@ class ConvertPrecision(InPlacePass):
     """Makes float32 and float16 tensors inside a graph tensors of ``dtype``; inputs and outputs keep their types.
 
     1. Constants are rounded once, at compile time; other values are cast where the types of two nodes meet.
-    2. With float16: operators of `KEPT_IN_FLOAT32`, those with a constant that float16 cannot hold, and everything
-       between integers and the nearest product of floats are computed in float32. What only moves elements follows
-       what makes them.
+    2. With float16: operators of `KEPT_IN_FLOAT32`, those with a constant that float16 cannot hold, everything between
+       integers and the nearest product of floats, and what is computed element by element for a float32 output of the
+       graph are computed in float32. What only moves elements follows what makes them.
+    3. With wide sums, a product of float16 is one of float32 whose factors have been rounded to float16. Biases and the
+       weights of depthwise convolutions are not rounded: they are few, so that errors of theirs do not cancel out,
+       and no tensor core multiplies them.
 
     Shapes must have been inferred.
 
     Attributes:
         dtype: FLOAT16 or FLOAT.
         keeps_float32: Whether what is float32 already stays so.
+        has_wide_sums: Whether the target adds products of float16 in float32.
+        kept: Names of nodes to be computed in float32.
     """
 
     dtype: ir.DataType = ir.DataType.FLOAT16
     keeps_float32: bool = False
+    has_wide_sums: bool = False
+    kept: frozenset[str] = frozenset()
 
     def call(self, model: ir.Model) -> CountedResult:
         tally = Tally()
         if any(attribute.type == ir.AttributeType.GRAPH for node in model.graph for attribute in _attributes(node)):
             tally.refuse(next(iter(model.graph)), "graphs with control flow keep their types")
         else:
-            _Conversion(model.graph, self.dtype, self.keeps_float32, tally).run()
+            _Conversion(model.graph, self, tally).run()
         return tally.result(model)
 
 
@@ -76,20 +83,23 @@ class _Conversion:
     Attributes:
         declared: The types of the values before.
         converted: Values in another type than their own, by value and type.
+        sums: Values that are wide sums.
     """
 
     graph: ir.Graph
-    dtype: ir.DataType
-    keeps_float32: bool
+    settings: ConvertPrecision
     tally: Tally
     declared: dict[ir.Value, ir.DataType | None] = field(default_factory=dict)
     converted: dict[tuple[ir.Value, ir.DataType], ir.Value] = field(default_factory=dict)
+    sums: set[ir.Value] = field(default_factory=set)
 
     def run(self) -> None:
         nodes = list(self.graph)
         for node in nodes:
             self.declared.update({value: value.dtype for value in (*node.inputs, *node.outputs) if value is not None})
-        fixed = _between_integers(nodes) if self.dtype == ir.DataType.FLOAT16 else set()
+        fixed: set[ir.Node] = set()
+        if self.settings.dtype == ir.DataType.FLOAT16:
+            fixed = _between_integers(nodes) | _before_outputs(nodes)
         for node in nodes:
             self._convert(node, fixed)
         for index, value in enumerate(self.graph.outputs):
@@ -102,6 +112,12 @@ class _Conversion:
     def _convert(self, node: ir.Node, fixed: set[ir.Node]) -> None:
         inputs, outputs = _typed_values(node)
         wanted = self._type_of(node, fixed, [node.inputs[i] for i in inputs])
+        is_product = is_default_op(node, *_PRODUCTS)
+        if self.settings.has_wide_sums and wanted == ir.DataType.FLOAT16 and (is_product or self._adds_bias(node)):
+            if is_product:
+                self._round_factors(node)
+            wanted = ir.DataType.FLOAT
+            self.sums.add(node.outputs[0])
         for index, value in enumerate(node.inputs):
             if value is None or value.dtype not in _FLOATS:
                 continue
@@ -117,13 +133,13 @@ class _Conversion:
 
     def _type_of(self, node: ir.Node, fixed: set[ir.Node], values: list[ir.Value | None]) -> ir.DataType:
         """The type that a node computes in."""
-        if self.dtype == ir.DataType.FLOAT:
+        if self.settings.dtype == ir.DataType.FLOAT or node.name in self.settings.kept:
             return ir.DataType.FLOAT
         if node.op_type in KEPT_IN_FLOAT32:
             self.tally.refuse(node, KEPT_IN_FLOAT32[node.op_type])
             return ir.DataType.FLOAT
         if node in fixed or (
-            self.keeps_float32 and all(self.declared[out] == ir.DataType.FLOAT for out in node.outputs)
+            self.settings.keeps_float32 and all(self.declared[out] == ir.DataType.FLOAT for out in node.outputs)
         ):
             return ir.DataType.FLOAT
         for value in values:
@@ -132,8 +148,26 @@ class _Conversion:
                 return ir.DataType.FLOAT
         first = node.inputs[0]
         if is_default_op(node, *_MOVEMENTS) and first is not None and first.producer() is not None:
-            return ir.DataType.FLOAT if first.dtype == ir.DataType.FLOAT else ir.DataType.FLOAT16
+            is_float32 = first.dtype == ir.DataType.FLOAT and first not in self.sums
+            return ir.DataType.FLOAT if is_float32 else ir.DataType.FLOAT16
         return ir.DataType.FLOAT16
+
+    def _round_factors(self, node: ir.Node) -> None:
+        """Make the factors of a product float32 that hold float16."""
+        for index, value in enumerate(node.inputs):
+            is_exact = (index == 2 and array_of(value) is not None) or _is_depthwise(node, index)
+            if value is None or is_exact or _holds_float16(value):
+                continue
+            if value.dtype == ir.DataType.FLOAT:
+                value = self._as(value, ir.DataType.FLOAT16, node)
+            node.replace_input_with(index, self._as(value, ir.DataType.FLOAT, node))
+
+    def _adds_bias(self, node: ir.Node) -> bool:
+        """Whether it adds a constant to a wide sum that nothing else reads."""
+        if not is_default_op(node, "Add"):
+            return False
+        variables = [value for value in node.inputs if array_of(value) is None]
+        return len(variables) == 1 and variables[0] in self.sums and len(list(variables[0].uses())) == 1
 
     def _as(self, value: ir.Value, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
         """The value in another type, made before its first reader."""
@@ -187,6 +221,27 @@ def _misfit(value: ir.Value | None) -> str | None:
     return None
 
 
+def _holds_float16(value: ir.Value) -> bool:
+    """Whether a float32 value has been rounded to float16."""
+    array, cast = array_of(value), value.producer()
+    if array is not None:
+        with np.errstate(under="ignore", over="ignore"):
+            return array.dtype == np.float32 and np.array_equal(array.astype(np.float16), array)
+    source = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
+    return source is not None and source.dtype == ir.DataType.FLOAT16
+
+
+def _is_depthwise(node: ir.Node, index: int) -> bool:
+    """Whether this input is the constant weights of a depthwise convolution, one filter per channel."""
+    array = array_of(node.inputs[index]) if index == 1 and is_default_op(node, "Conv", "ConvTranspose") else None
+    return array is not None and array.shape[:2] == (_group(node), 1) != (1, 1)
+
+
+def _group(node: ir.Node) -> int:
+    attribute = node.attributes.get("group")
+    return 1 if attribute is None else attribute.as_int()
+
+
 def _typed_values(node: ir.Node) -> tuple[list[int], list[int]]:
     """Which inputs and outputs of a node share the type that it computes in."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _CONVERSIONS:
@@ -233,3 +288,27 @@ def _between_integers(nodes: list[ir.Node]) -> set[ir.Node]:
         if makes_integers or (any(r in found for r in readers) and not is_default_op(node, *_PRODUCTS)):
             found.add(node)
     return found
+
+
+def _before_outputs(nodes: list[ir.Node]) -> set[ir.Node]:
+    """What is computed element by element for float32 outputs of the graph, and what moves elements in between."""
+    found: set[ir.Node] = set()
+    for node in reversed(nodes):
+        if is_default_op(node, *_PRODUCTS, *_CONVERSIONS):
+            continue
+        readers = {use.node for value in node.outputs for use in value.uses()}
+        if is_default_op(node, *_MOVEMENTS):
+            leads = bool(readers)
+        else:
+            leads = any(value is not None and value.shape == node.outputs[0].shape for value in node.inputs)
+        is_float32 = all(value.dtype == ir.DataType.FLOAT for value in node.outputs)
+        if leads and is_float32 and all(reader in found or _only_moves_out(reader) for reader in readers):
+            found.add(node)
+    return found
+
+
+def _only_moves_out(node: ir.Node) -> bool:
+    """Whether it moves elements and what it gives is read by nothing but such, an output of the graph at last."""
+    return is_default_op(node, *_MOVEMENTS) and all(
+        _only_moves_out(use.node) for value in node.outputs for use in value.uses()
+    )

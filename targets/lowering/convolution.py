@@ -9,7 +9,7 @@ from tvm import relax, te, tirx
 from edgec.errors import UnsupportedError
 from edgec.targets.lowering import layouts, winograd
 from edgec.targets.lowering.attributes import integer, integers, text
-from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, dtype_of, lowers, shape_of, static_shape
 from edgec.targets.lowering.scalars import Scalar, multiply
 
 __all__ = [
@@ -62,17 +62,19 @@ def conv(emitter: Emitter, node: ir.Node) -> None:
     strides, dilations, pads = geometry
     group = integer(node, "group", 1)
     in_channels, out_channels = static_shape(x)[1], weights.shape[0]
-    lanes = emitter.profile.lanes(weights.dtype.name)
+    is_depthwise = 1 < group == in_channels == out_channels
+    x, weights = emitter.halved(x, weights, keeps_weights=is_depthwise)
+    lanes = emitter.profile.lanes(dtype_name(x))
     if group == 1:
         result = _direct(emitter, x, weights, strides, dilations, pads, lanes)
-    elif group == in_channels == out_channels:
-        packed = emitter.const(layouts.pack_depthwise_weights(weights, lanes))
-        arguments = (emitter.blocked(x, lanes).var, packed, strides, dilations, pads, emitter.product(weights.dtype))
+    elif is_depthwise:
+        packed, product = emitter.const(layouts.pack_depthwise_weights(weights, lanes)), emitter.product(dtype_name(x))
+        arguments = (emitter.blocked(x, lanes).var, packed, strides, dilations, pads, product)
         result = emitter.te(depthwise_blocked, *arguments, name="depthwise", fusion=Fusion.EPILOGUE)
     else:
         weights, group = merge_groups(weights, group, lanes)
         result = _blocked(emitter, emitter.blocked(x, lanes).var, weights, strides, dilations, pads, group)
-    result = emitter.narrowed(add_bias(emitter, node, result, 1), weights.dtype)
+    result = emitter.narrowed(add_bias(emitter, node, result, 1), dtype_name(node.outputs[0]))
     emitter.set_blocked(node.outputs[0], result, out_channels)
 
 
@@ -95,7 +97,7 @@ def add_bias(emitter: Emitter, node: ir.Node, result: relax.Expr, repeats: int) 
         addend = emitter.te(layouts.block, image, lanes)
         if repeats > 1:
             addend = emitter.emit(relax.op.tile(addend, (1, repeats, 1, 1, 1)))
-        addend = emitter.narrowed(addend, np.dtype(dtype_of(result)))
+        addend = emitter.narrowed(addend, dtype_of(result))
     return emitter.emit(relax.op.add(result, addend))
 
 
@@ -139,7 +141,7 @@ def _direct(
         if any(pads):  # few channels are copied quickly; conditions on single elements would stay in the inner loop
             source = emitter.te(pad_spatial, source, pads, 2, name="pad", fusion=Fusion.INJECTIVE)
         packed = emitter.const(layouts.pack_conv_weights(weights, lanes, in_channels))
-        arguments = (source, packed, strides, dilations, emitter.product(weights.dtype))
+        arguments = (source, packed, strides, dilations, emitter.product(weights.dtype.name))
         return emitter.te(conv2d_plain_input, *arguments, name="conv2d", fusion=Fusion.EPILOGUE)
     return _blocked(emitter, emitter.blocked(x, lanes).var, weights, strides, dilations, pads, 1)
 
@@ -161,7 +163,7 @@ def _blocked(
     lanes = shape_of(x)[4]
     by_output = emitter.profile.gpu is not None
     packed = emitter.const(layouts.pack_conv_weights(weights, lanes, lanes, by_output))
-    settings = (strides, dilations, pads, group, weights.shape[1], emitter.product(weights.dtype), 0.0, by_output)
+    settings = (strides, dilations, pads, group, weights.shape[1], emitter.product(weights.dtype.name), 0.0, by_output)
     return emitter.te(conv2d_blocked, x, packed, *settings, name="conv2d", fusion=Fusion.EPILOGUE)
 
 

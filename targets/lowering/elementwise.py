@@ -53,8 +53,8 @@ def emit_elementwise(
     out = node.outputs[0]
     out_shape = static_shape(out)
     kernel = name or node.op_type.lower()
-    lanes = _block_lanes(emitter, operands, out_shape, safe) if _keeps_blocks([*operands, out]) else None
-    if lanes is not None:
+    lanes = _block_lanes(emitter, operands, out_shape, safe)
+    if lanes is not None and _keeps_blocks(emitter, operands, out, lanes):
         exprs = [_blocked_operand(emitter, value, out_shape, fill, lanes) for value in operands]
         result = combine(emitter, function, exprs, kernel)
         emitter.set_blocked(out, result, layouts.image_shape(out_shape)[1])
@@ -127,13 +127,16 @@ def _plain_operand(emitter: Emitter, value: ir.Value) -> relax.Expr:
     return emitter.plain(value) if scalar is None else scalar
 
 
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16}
 _OF_QUANTIZATION = {ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT8, ir.DataType.UINT8}
 
 
-def _keeps_blocks(values: Sequence[ir.Value]) -> bool:
-    """Tensors of two types have different blocks as a rule; those of a quantized model keep the ones they have."""
-    types = {value.dtype for value in values}
-    return len(types) == 1 or types <= _OF_QUANTIZATION
+def _keeps_blocks(emitter: Emitter, operands: Sequence[ir.Value], out: ir.Value, lanes: int) -> bool:
+    """Whether the result has the operands' blocks: among equal types, when quantized, or if its type has such."""
+    types = {value.dtype for value in (*operands, out)}
+    if len(types) == 1 or types <= _OF_QUANTIZATION:
+        return True
+    return types <= _FLOATS and lanes == emitter.profile.channel_block(dtype_name(out))
 
 
 def _block_lanes(emitter: Emitter, operands: Sequence[ir.Value], out_shape: list[int], safe: bool) -> int | None:

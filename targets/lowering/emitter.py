@@ -245,14 +245,36 @@ class Emitter:
 
         return self.builder.emit_te(kernel, *tensors, primfunc_name_hint=name or function.__name__, **attributes)
 
-    def product(self, dtype: np.dtype) -> Scalar:
+    def halved(
+        self, value: ir.Value | None, weights: np.ndarray, keeps_weights: bool = False
+    ) -> tuple[ir.Value | None, np.ndarray]:
+        """What a product of a float32 value and constant weights multiplies: on a GPU the float16 that both hold.
+
+        With ``keeps_weights`` those stay as they are, and may be any numbers.
+        """
+        half = self.half(value)
+        if half is value or keeps_weights:
+            return half, weights
+        with np.errstate(over="ignore", under="ignore"):
+            rounded = weights.astype(np.float16)
+        return (half, rounded) if np.array_equal(rounded, weights) else (value, weights)
+
+    def half(self, value: ir.Value | None) -> ir.Value | None:
+        """The float16 value that a float32 one is made of, if products of such are added in float32; else itself."""
+        cast = None if value is None else value.producer()
+        if self.profile.gpu is None or cast is None or cast.op_type != "Cast":
+            return value
+        is_widening = (dtype_name(cast.inputs[0]), dtype_name(value)) == ("float16", "float32")
+        return cast.inputs[0] if is_widening else value
+
+    def product(self, dtype: str) -> Scalar:
         """The product of two numbers that go into a sum: GPUs add products of float16 in float32."""
-        is_wide = self.profile.gpu is not None and dtype == np.float16
+        is_wide = self.profile.gpu is not None and dtype == "float16"
         return multiply_in_float32 if is_wide else multiply
 
-    def narrowed(self, expr: relax.Expr, dtype: np.dtype) -> relax.Expr:
+    def narrowed(self, expr: relax.Expr, dtype: str) -> relax.Expr:
         """The result of an operator in its own type."""
-        return expr if dtype_of(expr) == dtype.name else self.emit(relax.op.astype(expr, dtype.name))
+        return expr if dtype_of(expr) == dtype else self.emit(relax.op.astype(expr, dtype))
 
     def set_plain(self, value: ir.Value, expr: relax.Expr) -> None:
         self._plain[_name(value)] = expr

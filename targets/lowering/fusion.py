@@ -12,6 +12,7 @@ def fuse(module: tvm.IRModule) -> tvm.IRModule:
     """A module whose ``main`` only calls kernels (``call_tir``) and reshapes, each kernel a TensorIR function."""
     phases = [
         # A reshape of a contiguous tensor is a second name for the same bytes: the plan aliases it.
+        relax.transform.DeadCodeElimination(),
         relax.transform.LegalizeOps(skip_ops=["relax.reshape"]),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),

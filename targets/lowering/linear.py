@@ -11,7 +11,7 @@ from tvm import relax, te, tirx
 from edgec.targets.lowering import layouts
 from edgec.targets.lowering.attributes import integer, number
 from edgec.targets.lowering.elementwise import combine
-from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, dtype_of, lowers, shape_of, static_shape
 from edgec.targets.lowering.quantized_weights import QuantizedMatrix, multiply_quantized, read_quantized
 from edgec.targets.lowering.scalars import Scalar, multiply
 
@@ -35,15 +35,18 @@ def matmul(emitter: Emitter, node: ir.Node) -> None:
     if weights is None:
         weights = emitter.constant(b)
     if isinstance(weights, QuantizedMatrix) or (weights is not None and weights.ndim <= 2):
+        if not isinstance(weights, QuantizedMatrix):
+            a, weights = emitter.halved(a, weights)
         x = emitter.plain(a)
         x = emitter.reshape(x, [1, *shape_of(x)] if len(shape_of(x)) == 1 else shape_of(x))
         result = _packed(emitter, x, weights)
     else:
-        left, right = emitter.plain(a), emitter.plain(b)
+        left, right = (emitter.plain(value) for value in _halves(emitter, a, b))
         left_shape, right_shape = shape_of(left), shape_of(right)
         left = emitter.reshape(left, [1, *left_shape] if len(left_shape) == 1 else left_shape)
         right = emitter.reshape(right, [*right_shape, 1] if len(right_shape) == 1 else right_shape)
         result = _batched(emitter, left, right)
+    result = emitter.narrowed(result, dtype_name(node.outputs[0]))
     emitter.set_plain(node.outputs[0], emitter.reshape(result, out_shape))
 
 
@@ -51,22 +54,30 @@ def matmul(emitter: Emitter, node: ir.Node) -> None:
 def gemm(emitter: Emitter, node: ir.Node) -> None:
     """A product with alpha and a sum with beta: alpha goes into constant weights, beta into a constant bias."""
     alpha, beta = number(node, "alpha", 1.0), number(node, "beta", 1.0)
-    x = emitter.plain(node.inputs[0])
+    a, b = node.inputs[:2]
+    small = read_quantized(emitter, b, transposed=bool(integer(node, "transB", 0)))
+    weights = emitter.constant(b)
+    if weights is not None:
+        a, weights = emitter.halved(a, weights)
+    elif small is None:
+        a, b = _halves(emitter, a, b)
+    x = emitter.plain(a)
     if integer(node, "transA", 0):
         x = emitter.emit(relax.op.permute_dims(x))
-    small = read_quantized(emitter, node.inputs[1], transposed=bool(integer(node, "transB", 0)))
-    weights = emitter.constant(node.inputs[1])
     if small is not None:
         result = _scaled(emitter, _packed(emitter, x, small), alpha)
     elif weights is not None:
         matrix = weights.T if integer(node, "transB", 0) else weights
-        result = _packed(emitter, x, (matrix * np.asarray(alpha, matrix.dtype)).astype(matrix.dtype))
+        if matrix.dtype == np.float32:
+            matrix, alpha = matrix * np.float32(alpha), 1.0
+        result = _scaled(emitter, _packed(emitter, x, matrix), alpha)
     else:
-        y = emitter.plain(node.inputs[1])
+        y = emitter.plain(b)
         if integer(node, "transB", 0):
             y = emitter.emit(relax.op.permute_dims(y))
         result = _batched(emitter, x, y)
         result = _scaled(emitter, result, alpha)
+    result = emitter.narrowed(result, dtype_name(node.outputs[0]))
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = emitter.constant(node.inputs[2])
         if bias is not None:
@@ -75,6 +86,12 @@ def gemm(emitter: Emitter, node: ir.Node) -> None:
             addend = _scaled(emitter, emitter.plain(node.inputs[2]), beta)
         result = combine(emitter, lambda p, q: p + q, [result, addend], "add")
     emitter.set_plain(node.outputs[0], result)
+
+
+def _halves(emitter: Emitter, a: ir.Value | None, b: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
+    """Both factors as float16, where both are and the target adds products of such in float32."""
+    halves = emitter.half(a), emitter.half(b)
+    return halves if all(dtype_name(half) == "float16" for half in halves) else (a, b)
 
 
 def _scaled(emitter: Emitter, expr: relax.Expr, factor: float) -> relax.Expr:
@@ -96,22 +113,20 @@ def _packed(emitter: Emitter, x: relax.Expr, matrix: np.ndarray | QuantizedMatri
     by_column = emitter.profile.gpu is not None
     packed = emitter.const(layouts.pack_matrix(padded, lanes, by_column))
     assert dtype_of(x) == matrix.dtype.name
-    arguments = (x, packed, matrix.shape[1], emitter.product(matrix.dtype), by_column)
-    result = emitter.te(packed_matmul, *arguments, name="matmul", fusion=Fusion.EPILOGUE)
-    return emitter.narrowed(result, matrix.dtype)
+    arguments = (x, packed, matrix.shape[1], emitter.product(matrix.dtype.name), by_column)
+    return emitter.te(packed_matmul, *arguments, name="matmul", fusion=Fusion.EPILOGUE)
 
 
 def _batched(emitter: Emitter, a: relax.Expr, b: relax.Expr) -> relax.Expr:
-    dtype = np.dtype(dtype_of(a))
+    dtype = dtype_of(a)
     *batch, depth = shape_of(a)[:-2] + shape_of(a)[-1:]
-    is_whole = depth * dtype.itemsize % CHUNK_BYTES == 0
+    is_whole = depth * np.dtype(dtype).itemsize % CHUNK_BYTES == 0
     by_column = emitter.profile.gpu is not None and is_whole and batch == shape_of(b)[:-2]
     if by_column:
         axes = list(range(len(batch)))
         b = emitter.emit(relax.op.permute_dims(b, [*axes, len(axes) + 1, len(axes)]))
     arguments = (a, b, emitter.product(dtype), by_column)
-    product = emitter.te(batched_matmul, *arguments, name="matmul", fusion=Fusion.EPILOGUE)
-    return emitter.narrowed(product, dtype)
+    return emitter.te(batched_matmul, *arguments, name="matmul", fusion=Fusion.EPILOGUE)
 
 
 def _column_blocks(columns: int, lanes: int) -> int:

@@ -38,7 +38,7 @@ def multiply(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
 
 
 def multiply_in_float32(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """The product of two float16, exact."""
+    """The product of a float16 and another, which is exact, or a float32."""
     return a.astype("float32") * b.astype("float32")
 
 

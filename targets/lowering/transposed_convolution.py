@@ -17,7 +17,15 @@ from edgec.errors import UnsupportedError
 from edgec.targets.lowering import layouts
 from edgec.targets.lowering.attributes import integer, integers, text
 from edgec.targets.lowering.convolution import add_bias, conv2d_blocked, depthwise_blocked
-from edgec.targets.lowering.emitter import Emitter, Fusion, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import (
+    Emitter,
+    Fusion,
+    dtype_name,
+    dtype_of,
+    lowers,
+    shape_of,
+    static_shape,
+)
 
 __all__: list[str] = []
 
@@ -67,11 +75,12 @@ def conv_transpose(emitter: Emitter, node: ir.Node) -> None:
         )
     rows, columns = (_phases(*axis) for axis in zip(sizes, out_sizes, kernel, strides, begins, strict=True))
     group = integer(node, "group", 1)
+    x, weights = emitter.halved(x, weights, keeps_weights=weights.shape[:2] == (group, 1) != (1, 1))
     stacked = _stack_phases(_by_output(_dilate(weights, dilations), group), rows, columns)
     pads = [rows.pads[0], columns.pads[0], rows.pads[1], columns.pads[1]]
-    image = emitter.blocked(x, emitter.profile.lanes(stacked.dtype.name)).var
+    image = emitter.blocked(x, emitter.profile.lanes(dtype_name(x))).var
     result = _convolve(emitter, image, stacked, group, pads)
-    result = emitter.narrowed(add_bias(emitter, node, result, rows.stride * columns.stride), stacked.dtype)
+    result = emitter.narrowed(add_bias(emitter, node, result, rows.stride * columns.stride), dtype_name(out))
     result = emitter.te(_interleave, result, rows, columns, out_sizes, name="interleave", fusion=Fusion.INJECTIVE)
     emitter.set_blocked(out, result, static_shape(out)[1])
 
@@ -126,10 +135,10 @@ def _convolve(emitter: Emitter, x: relax.Expr, stacked: np.ndarray, group: int, 
     lanes = shape_of(x)[4]
     if group > 1 and stacked.shape[2] == 1:
         packed = np.concatenate([layouts.pack_depthwise_weights(phase, lanes) for phase in stacked])
-        arguments = (x, emitter.const(packed), [1, 1], [1, 1], pads, emitter.product(stacked.dtype))
+        arguments = (x, emitter.const(packed), [1, 1], [1, 1], pads, emitter.product(dtype_of(x)))
         return emitter.te(depthwise_blocked, *arguments, name="depthwise", fusion=Fusion.EPILOGUE)
     packed = np.concatenate([layouts.pack_conv_weights(phase, lanes, lanes) for phase in stacked])
-    ones, product = [1, 1], emitter.product(stacked.dtype)
+    ones, product = [1, 1], emitter.product(dtype_of(x))
     all_arguments = (x, emitter.const(packed), ones, ones, pads, 1, None, product)
     return emitter.te(conv2d_blocked, *all_arguments, name="conv2d", fusion=Fusion.EPILOGUE)
 

@@ -86,9 +86,9 @@ def test_inspect_tells_what_is_in_it_and_what_it_needs(tiny_on_gpu: Path, run_ed
     shown = run_edgec("inspect", tiny_on_gpu)
     assert shown.code == 0
     own = f"sm_{edgec.load(tiny_on_gpu).manifest['target']['gpu']['capability']}"
+    assert re.search(r"a driver of CUDA 1[1-3]\.\d or newer", shown.stdout)
     for part in (
         "glibc 2.",
-        "a driver of CUDA 12.0 or newer",
         own,
         "sm_90",
         f"compute_{own[3:]}",

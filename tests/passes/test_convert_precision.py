@@ -10,6 +10,7 @@ from edgec.passes import ConvertPrecision
 FLOAT, FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 RNG = np.random.default_rng(3)
 WEIGHTS = (RNG.standard_normal((4, 3, 3, 3)) / 5).astype(np.float32)
+TWICE = np.array([2])
 MATRIX = RNG.standard_normal((4, 4)).astype(np.float32)
 
 
@@ -35,7 +36,7 @@ def test_a_network_keeps_its_sums_and_its_interface(build, apply_pass):
         ("GlobalAveragePool", FLOAT),
         ("Transpose", FLOAT),  # moves what is float32
         ("MatMul", FLOAT16),
-        ("Transpose", FLOAT16),
+        ("Transpose", FLOAT),  # for a float32 output
         ("Softmax", FLOAT),
     ]
     assert {value.dtype for value in model.graph.initializers.values()} == {FLOAT16}
@@ -43,11 +44,12 @@ def test_a_network_keeps_its_sums_and_its_interface(build, apply_pass):
 
 
 def test_arithmetic_is_that_of_numpy(build):
-    model = build("g (float[8] x, float[8] z) => (float[8] y) { a = Mul (x, z) b = Add (a, x) y = Relu (b) }")
+    body = "a = Mul (x, z) b = Add (a, x) r = Relu (b) y = Tile (r, n)"
+    model = build(f"g (float[8] x, float[8] z) => (float[16] y) {{ {body} }}", n=TWICE)
     ConvertPrecision()(model)
     x, z = (RNG.standard_normal(8).astype(np.float32) for _ in range(2))
     half, other = x.astype(np.float16), z.astype(np.float16)
-    expected = np.maximum(half * other + half, np.float16(0)).astype(np.float32)
+    expected = np.tile(np.maximum(half * other + half, np.float16(0)).astype(np.float32), 2)
     np.testing.assert_array_equal(execute(model, {"x": x, "z": z})["y"], expected)
 
 
@@ -56,7 +58,8 @@ def test_arithmetic_is_that_of_numpy(build):
     [(3.0, None), (1e5, "1e+05, more than"), (-np.finfo(np.float32).max, "more than"), (1e-9, "less than")],
 )
 def test_constants_that_do_not_fit(build, apply_pass, number, kept):
-    model = build("g (float[4] x) => (float[4] y) { y = Add (x, c) }", c=np.array(number, np.float32))
+    body = "a = Add (x, c) y = Tile (a, n)"
+    model = build(f"g (float[4] x) => (float[8] y) {{ {body} }}", c=np.array(number, np.float32), n=TWICE)
     result = apply_pass(ConvertPrecision(), model, relative=2e-3)
     assert types(model)["Add"] == (FLOAT16 if kept is None else FLOAT)
     assert bool(result.refused) == (kept is not None)
@@ -64,7 +67,8 @@ def test_constants_that_do_not_fit(build, apply_pass, number, kept):
 
 
 def test_infinite_constants_fit(build, apply_pass):
-    model = build("g (float[4] x) => (float[4] y) { y = Max (x, c) }", c=np.array(-np.inf, np.float32))
+    body = "m = Max (x, c) y = Tile (m, n)"
+    model = build(f"g (float[4] x) => (float[8] y) {{ {body} }}", c=np.array(-np.inf, np.float32), n=TWICE)
     apply_pass(ConvertPrecision(), model, relative=2e-3)
     assert types(model)["Max"] == FLOAT16
 
@@ -109,11 +113,13 @@ def test_a_float16_model_in_float32(build, apply_pass):
 
 
 def test_float32_may_stay(build, apply_pass):
-    body = "c = Cast <to = 10> (x) d = Add (c, c) e = Cast <to = 1> (d) f = Mul (e, e) y = Softmax (f)"
-    model = build(f"g (float[2, 4] x) => (float[2, 4] y) {{ {body} }}")
+    body = (
+        "c = Cast <to = 10> (x) d = Add (c, c) e = Cast <to = 1> (d) f = Mul (e, e) g = MatMul (f, w) y = Softmax (g)"
+    )
+    model = build(f"g (float[2, 4] x) => (float[2, 4] y) {{ {body} }}", w=MATRIX)
     assert not apply_pass(ConvertPrecision(keeps_float32=True), model, relative=1e-2).modified
     assert apply_pass(ConvertPrecision(), model, relative=1e-2).modified
-    assert types(model) == {"Add": FLOAT16, "Mul": FLOAT16, "Softmax": FLOAT}
+    assert types(model) == {"Add": FLOAT16, "Mul": FLOAT16, "MatMul": FLOAT16, "Softmax": FLOAT}
 
 
 def test_control_flow_is_left_alone(build):
@@ -125,3 +131,51 @@ def test_control_flow_is_left_alone(build):
     )
     result = ConvertPrecision()(model)
     assert not result.modified and "control flow" in result.refused[0]
+
+
+def test_wide_sums(build, apply_pass):
+    model = build(
+        """g (float[1, 3, 6, 6] x) => (float[1, 4, 4, 4] y) {
+            c = Conv (x, w, b) r = Relu (c) p = MaxPool <kernel_shape = [1, 1]> (r)
+            d = Conv <group = 4> (p, u, b) t = Transpose <perm = [0, 2, 3, 1]> (d) m = MatMul (t, v) a = Add (m, b)
+            f = Mul (a, a) s = Transpose <perm = [0, 3, 1, 2]> (f) y = Sigmoid (s)
+        }""",
+        w=WEIGHTS,
+        u=RNG.standard_normal((4, 1, 1, 1)).astype(np.float32),
+        v=MATRIX,
+        b=RNG.standard_normal(4).astype(np.float32),
+    )
+    exact = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
+    apply_pass(ConvertPrecision(has_wide_sums=True), model, relative=1e-2)
+    made = {node.name or node.outputs[0].name: node for node in model.graph if node.op_type != "Cast"}
+    found = [(node.op_type, node.outputs[0].dtype) for node in made.values()]
+    assert found == [
+        ("Conv", FLOAT),
+        ("Relu", FLOAT16),
+        ("MaxPool", FLOAT16),
+        ("Conv", FLOAT),
+        ("Transpose", FLOAT16),  # what moves a sum moves it rounded
+        ("MatMul", FLOAT),
+        ("Add", FLOAT),  # a bias
+        ("Mul", FLOAT),  # for a float32 output, as all that follows
+        ("Transpose", FLOAT),
+        ("Sigmoid", FLOAT),
+    ]
+    dense, depthwise, product = (node for node in made.values() if node.op_type in ("Conv", "MatMul"))
+    for node, name in ((dense, "w"), (product, "v")):
+        held = node.inputs[1].const_value.numpy()
+        np.testing.assert_array_equal(held, exact[name].astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(depthwise.inputs[1].const_value.numpy(), exact["u"])
+    np.testing.assert_array_equal(depthwise.inputs[2].const_value.numpy(), exact["b"])
+    for node in (dense, depthwise, product):  # factors are float16, in float32
+        assert [v.dtype for v in (node.inputs[0], node.inputs[0].producer().inputs[0])] == [FLOAT, FLOAT16]
+
+
+def test_nodes_that_are_kept(build, apply_pass):
+    model = build("g (float[2, 4] x) => (float[2, 4] y) { m = MatMul (x, v) y = MatMul (m, w) }", v=MATRIX, w=MATRIX.T)
+    first, second = (node.name for node in model.graph)
+    apply_pass(ConvertPrecision(kept=frozenset({second})), model, relative=1e-2)
+    assert {node.name: node.outputs[0].dtype for node in model.graph if node.op_type == "MatMul"} == {
+        first: FLOAT16,
+        second: FLOAT,
+    }
