@@ -51,6 +51,7 @@ class Compilation:
     integers: ir.Model = field(init=False)
     simplified: ir.Model = field(init=False)
     reports: tuple[PassReport, ...] = ()
+    float32_products: list[str] = field(default_factory=list)
     module: tvm.IRModule = field(init=False)
     factors: Mapping[bytes, tuple[int, list[str]]] = field(default_factory=dict)
     plan: Plan = field(init=False)

@@ -119,6 +119,12 @@ def convert_precision(c: Compilation) -> None:
         keeps_float32=c.precision is None,
         has_wide_sums=c.profile.gpu is not None,
     )
+    if is_half and c.integers is c.imported:
+        from edgec.half_precision import keep_float32
+
+        convert, note = keep_float32(convert, c.simplified, c.progress)
+        c.float32_products = sorted(convert.kept)
+        c.notes += [note] if note else []
     if convert(c.simplified).modified:
         c.dump.graph("precision", c.simplified)
 

@@ -13,21 +13,33 @@ from edgec.bundle import TensorInfo
 from edgec.errors import EdgecError
 from edgec.progress import Progress, silent
 
-__all__ = ["INTEGER_BOUNDS", "golden_inputs", "golden_samples", "has_float16", "reference_model", "save_arrays"]
+__all__ = [
+    "INTEGER_BOUNDS",
+    "SEED",
+    "execute_samples",
+    "golden_inputs",
+    "golden_samples",
+    "has_float16",
+    "reference_model",
+    "save_arrays",
+]
 
+SEED = 20240607
 
 INTEGER_BOUNDS = (10, 2, 1)
 """Bounds of drawn integers, to be tried in turn: an integer may be an index, and its table small."""
 
 
-def golden_inputs(inputs: Sequence[TensorInfo], integer_bound: int = INTEGER_BOUNDS[0]) -> dict[str, np.ndarray]:
+def golden_inputs(
+    inputs: Sequence[TensorInfo], integer_bound: int = INTEGER_BOUNDS[0], seed: int = SEED
+) -> dict[str, np.ndarray]:
     """Three samples per input, stacked: standard normal, uniform in [0, 1), pixels in [0, 255). Always the same.
 
     Integers are drawn below ``integer_bound``. A constant image is no good
     sample of floats: equal rounding errors add up over its whole area. With zeros, FastestDet in the engine and in
     ONNX Runtime is three times the tolerance away from the same graph in double precision.
     """
-    rng = np.random.default_rng(20240607)
+    rng = np.random.default_rng(seed)
     result = {}
     for info in inputs:
         dtype = np.dtype(info.dtype)
@@ -64,7 +76,11 @@ def reference_model(model: ir.Model) -> ir.Model:
 
 
 def golden_samples(
-    reference: ir.Model, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], progress: Progress = silent
+    reference: ir.Model,
+    inputs: Sequence[TensorInfo],
+    outputs: Sequence[TensorInfo],
+    progress: Progress = silent,
+    seed: int = SEED,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Golden inputs, and what the engine computes for them with a :func:`reference_model`, by name and stacked.
 
@@ -73,9 +89,9 @@ def golden_samples(
     """
     has_integers = any(np.dtype(info.dtype).kind in "iu" for info in inputs)
     for bound in INTEGER_BOUNDS:
-        given = golden_inputs(inputs, bound)
+        given = golden_inputs(inputs, bound, seed)
         try:
-            results = _execute(reference, given, progress)
+            results = execute_samples(reference, given, progress)
             break
         except EdgecError:  # an index may lie outside its table; with zeros only there is another reason
             if not has_integers or bound == INTEGER_BOUNDS[-1]:
@@ -83,7 +99,10 @@ def golden_samples(
     return given, {info.name: np.stack([result[info.name] for result in results]) for info in outputs}
 
 
-def _execute(reference: ir.Model, inputs: Mapping[str, np.ndarray], progress: Progress) -> list[dict[str, np.ndarray]]:
+def execute_samples(
+    reference: ir.Model, inputs: Mapping[str, np.ndarray], progress: Progress
+) -> list[dict[str, np.ndarray]]:
+    """What the engine computes for each of the stacked samples."""
     from edgec.frontend import execute
 
     samples = len(next(iter(inputs.values()))) if inputs else 1

@@ -71,7 +71,7 @@ def _recipe(c: Compilation) -> dict[str, object]:
     from edgec.frontend.integers import float_islands
 
     if has_float16(c.imported) or has_float16(c.simplified):
-        return {"precision": "float16"}
+        return {"precision": "float16", "float32_products": c.float32_products}
     if c.precision == "tf32":
         return {"precision": "tf32"}
     if c.integers is c.imported:

@@ -14,7 +14,7 @@ from edgec.frontend.values import array_of, is_default_op
 from edgec.passes.report import CountedResult, Tally
 from edgec.passes.rewiring import new_constant
 
-__all__ = ["KEPT_IN_FLOAT32", "ConvertPrecision"]
+__all__ = ["KEPT_IN_FLOAT32", "PRODUCTS", "ConvertPrecision"]
 
 _SUM = "adds up more numbers than 11 bits can count"
 _WIDE = "its results leave the range of float16 (6e-5 to 65504) for ordinary arguments"
@@ -35,7 +35,7 @@ KEPT_IN_FLOAT32 = {
 """Operators that are computed in float32, and why."""
 
 _MOVEMENTS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Expand", "Identity", "DepthToSpace")
-_PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _CONVERSIONS = ("Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Constant")
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 _LARGEST, _LEAST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
@@ -112,7 +112,7 @@ class _Conversion:
     def _convert(self, node: ir.Node, fixed: set[ir.Node]) -> None:
         inputs, outputs = _typed_values(node)
         wanted = self._type_of(node, fixed, [node.inputs[i] for i in inputs])
-        is_product = is_default_op(node, *_PRODUCTS)
+        is_product = is_default_op(node, *PRODUCTS)
         if self.settings.has_wide_sums and wanted == ir.DataType.FLOAT16 and (is_product or self._adds_bias(node)):
             if is_product:
                 self._round_factors(node)
@@ -278,14 +278,14 @@ def _between_integers(nodes: list[ir.Node]) -> set[ir.Node]:
         sources = [value for value in node.inputs if value is not None and value.producer() is not None]
         after_integers = any(value.dtype not in _FLOATS for value in sources)
         reached = any(
-            value.producer() in found and not is_default_op(value.producer(), *_PRODUCTS) for value in sources
+            value.producer() in found and not is_default_op(value.producer(), *PRODUCTS) for value in sources
         )
         if after_integers or reached:
             found.add(node)
     for node in reversed(nodes):  # and what becomes integers
         readers = [use.node for value in node.outputs for use in value.uses()]
         makes_integers = any(value.dtype not in _FLOATS for value in node.outputs)
-        if makes_integers or (any(r in found for r in readers) and not is_default_op(node, *_PRODUCTS)):
+        if makes_integers or (any(r in found for r in readers) and not is_default_op(node, *PRODUCTS)):
             found.add(node)
     return found
 
@@ -294,7 +294,7 @@ def _before_outputs(nodes: list[ir.Node]) -> set[ir.Node]:
     """What is computed element by element for float32 outputs of the graph, and what moves elements in between."""
     found: set[ir.Node] = set()
     for node in reversed(nodes):
-        if is_default_op(node, *_PRODUCTS, *_CONVERSIONS):
+        if is_default_op(node, *PRODUCTS, *_CONVERSIONS):
             continue
         readers = {use.node for value in node.outputs for use in value.uses()}
         if is_default_op(node, *_MOVEMENTS):

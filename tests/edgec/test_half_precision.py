@@ -1,0 +1,70 @@
+"""Which products float16 has to leave alone: differences of products that nearly cancel each other out."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import edgec
+from edgec.half_precision import keep_float32
+from edgec.passes import ConvertPrecision, FixNames
+
+RNG = np.random.default_rng(5)
+A = RNG.standard_normal((64, 64)).astype(np.float32)
+B = A * (1 + RNG.uniform(-0.02, 0.02, A.shape).astype(np.float32))
+C = RNG.standard_normal((64, 8)).astype(np.float32)
+GRAPH = """<ir_version: 10, opset_import: ["": 22]> g (float[2, 64] x) => (float[%d, 64] y, float[2, 8] z) {
+    a = MatMul (x, A) b = MatMul (x, B) %s z = MatMul (x, C)
+}"""
+
+
+def model(body: str = "y = Sub (a, b)", rows: int = 2) -> onnx.ModelProto:
+    proto = onnx.parser.parse_model(GRAPH % (rows, body))
+    for name, array in (("A", A), ("B", B), ("C", C)):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    for node in proto.graph.node:
+        node.name = f"makes_{node.output[0]}"
+    return onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+
+
+def graph(proto: onnx.ModelProto) -> ir.Model:
+    made = ir.from_proto(proto)
+    FixNames()(made)
+    return made
+
+
+@pytest.mark.parametrize("has_wide_sums", [False, True])
+def test_what_cancels_out_is_kept(has_wide_sums: bool) -> None:
+    given = graph(model())
+    convert, note = keep_float32(ConvertPrecision(has_wide_sums=has_wide_sums), given)
+    assert convert.kept == {"makes_a", "makes_b"}
+    assert note.startswith("2 of 3 products stay in float32") and "makes_a, makes_b" in note
+    assert all(value.dtype == ir.DataType.FLOAT for node in given.graph for value in node.outputs)
+
+
+def test_what_is_exact_enough_is_not_looked_at() -> None:
+    convert = ConvertPrecision(has_wide_sums=True)
+    assert keep_float32(convert, graph(model("y = Add (a, b)"))) == (convert, "")
+
+
+def test_activations_that_cancel_out_are_told() -> None:
+    body = "t = Concat <axis = 0> (a, a) u = Concat <axis = 0> (b, b) y = Sub (t, u)"
+    convert, note = keep_float32(ConvertPrecision(has_wide_sums=True), graph(model(body, rows=4)))
+    assert not convert.kept
+    assert "output 'y'" in note and "--precision fp32" in note
+
+
+def test_outputs_without_a_derivative() -> None:
+    body = "d = Sub (a, b) i = ArgMax <axis = 1, keepdims = 1> (d) f = Cast <to = 1> (i) y = Add (f, a)"
+    keep_float32(ConvertPrecision(has_wide_sums=True), graph(model(body)))
+
+
+@pytest.mark.usefixtures("qemu_aarch64")
+def test_the_artifact_keeps_to_the_policy() -> None:
+    bundle = edgec.compile(model(), target="rk3588", precision="fp16")
+    assert bundle.manifest["recipe"] == {"precision": "float16", "float32_products": ["makes_a", "makes_b"]}
+    assert "2 of 3 products" in bundle.tuning_notes[0]
+    report = edgec.check(bundle, device="qemu")
+    assert report, str(report)
