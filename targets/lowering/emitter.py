@@ -32,6 +32,7 @@ __all__ = [
     "Blocked",
     "Emitter",
     "Fusion",
+    "before_widening",
     "dtype_name",
     "dtype_of",
     "lowers",
@@ -261,11 +262,7 @@ class Emitter:
 
     def half(self, value: ir.Value | None) -> ir.Value | None:
         """The float16 value that a float32 one is made of, if products of such are added in float32; else itself."""
-        cast = None if value is None else value.producer()
-        if self.profile.gpu is None or cast is None or cast.op_type != "Cast":
-            return value
-        is_widening = (dtype_name(cast.inputs[0]), dtype_name(value)) == ("float16", "float32")
-        return cast.inputs[0] if is_widening else value
+        return value if self.profile.gpu is None else before_widening(value)
 
     def product(self, dtype: str) -> Scalar:
         """The product of two numbers that go into a sum: GPUs add products of float16 in float32."""
@@ -370,6 +367,15 @@ def shape_of(expr: relax.Expr) -> list[int]:
 def dtype_of(expr: relax.Expr) -> str:
     """The data type of an emitted expression."""
     return str(expr.ty.dtype)
+
+
+def before_widening(value: ir.Value | None) -> ir.Value | None:
+    """The float16 value that a float32 one holds the numbers of, for kernels that can read either; else itself."""
+    cast = None if value is None else value.producer()
+    if cast is None or cast.op_type != "Cast":
+        return value
+    is_widening = (dtype_name(cast.inputs[0]), dtype_name(value)) == ("float16", "float32")
+    return cast.inputs[0] if is_widening else value
 
 
 def dtype_name(value: ir.Value | None) -> str:

@@ -11,7 +11,15 @@ from tvm import relax, te, tirx
 from edgec.targets.lowering import layouts
 from edgec.targets.lowering.attributes import integer, number
 from edgec.targets.lowering.elementwise import combine
-from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import (
+    Emitter,
+    Fusion,
+    before_widening,
+    dtype_name,
+    lowers,
+    shape_of,
+    static_shape,
+)
 from edgec.targets.lowering.reduction import emit_mean
 from edgec.targets.lowering.rows import SUM, kept_stage, reduce_row
 
@@ -64,37 +72,38 @@ def instance_normalization(emitter: Emitter, node: ir.Node) -> None:
 @lowers("LayerNormalization")
 def layer_normalization(emitter: Emitter, node: ir.Node) -> None:
     """One row, of all normalized axes, after another."""
-    x = emitter.plain(node.inputs[0])
-    shape = shape_of(x)
+    shape = static_shape(node.inputs[0])
     axis = integer(node, "axis", -1) % len(shape)
     rows, length = shape[:axis], math.prod(shape[axis:])
     affine = [emitter.plain(value) for value in node.inputs[1:] if value is not None]
     # ONNX lets scale and bias broadcast along the normalized axes; a row has one number for each of its elements.
     if any(shape_of(vector) != shape[axis:] for vector in affine):
+        x = emitter.plain(node.inputs[0])
         result = _normalized(emitter, x, list(range(axis, len(shape))), number(node, "epsilon", 1e-5), affine)
     else:
         vectors = [emitter.reshape(vector, [length]) for vector in affine]
-        settings = number(node, "epsilon", 1e-5), emitter.profile.lanes(dtype_of(x))
-        merged = emitter.reshape(x, [*rows, length])
+        dtype = dtype_name(node.inputs[0])
+        settings = number(node, "epsilon", 1e-5), dtype, emitter.profile.lanes(dtype)
+        merged = emitter.reshape(emitter.plain(before_widening(node.inputs[0])), [*rows, length])
         result = emitter.te(normalize_rows, settings, merged, *vectors, name="layer_norm", fusion=Fusion.EPILOGUE)
     emitter.set_plain(node.outputs[0], emitter.reshape(result, shape))
 
 
-def normalize_rows(settings: tuple[float, int], x: te.Tensor, *affine: te.Tensor) -> te.Tensor:
+def normalize_rows(settings: tuple[float, str, int], x: te.Tensor, *affine: te.Tensor) -> te.Tensor:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias along the last axis; scale and bias have its length.
 
-    ``settings`` are epsilon and the lanes of a vector.
+    ``settings`` are epsilon, the type to compute in, and the lanes of a vector of that.
     """
-    epsilon, lanes = settings
+    epsilon, dtype, lanes = settings
     *rows, length = (int(size) for size in x.shape)
-    share = tirx.const(1 / length, x.dtype)
-    total = reduce_row(rows, length, lambda row, at: x(*row, at), SUM, lanes, "sum")
+    share = tirx.const(1 / length, dtype)
+    total = reduce_row(rows, length, lambda row, at: x(*row, at).astype(dtype), SUM, lanes, "sum")
     mean = kept_stage((*rows, 1), lambda *i: total(*i) * share, "mean")
-    centred = kept_stage(x.shape, lambda *i: x(*i) - mean(*i[:-1], 0), "centred")
+    centred = kept_stage(x.shape, lambda *i: x(*i).astype(dtype) - mean(*i[:-1], 0), "centred")
     squares = reduce_row(rows, length, lambda row, at: centred(*row, at) * centred(*row, at), SUM, lanes, "squares")
     factor = kept_stage(
         (*rows, 1),
-        lambda *i: tirx.const(1, x.dtype) / tirx.sqrt(squares(*i) * share + tirx.const(epsilon, x.dtype)),
+        lambda *i: tirx.const(1, dtype) / tirx.sqrt(squares(*i) * share + tirx.const(epsilon, dtype)),
         "factor",
     )
 

@@ -23,9 +23,9 @@ from edgec.requirements import in_precision  # noqa: E402
 from edgec.targets.profile import load_profile  # noqa: E402
 
 
-def product_of_ones(depth: int) -> onnx.ModelProto:
-    """The sum of the elements of x (1, depth), eight times."""
-    weights = numpy_helper.from_array(np.ones((depth, 8), np.float32), "w")
+def sum_of_shares(depth: int) -> onnx.ModelProto:
+    """The sum of the elements of x (1, depth) over 64, eight times."""
+    weights = numpy_helper.from_array(np.full((depth, 8), 1 / 64, np.float32), "w")
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
         "ones",
@@ -82,9 +82,9 @@ def test_a_transformer() -> None:
 @pytest.mark.parametrize("depth", [4096, 4001])
 def test_long_sums(depth: int) -> None:
     """One after the other, ones add up to 2048 in float16: 2049 rounds to it."""
-    bundle = edgec.compile(product_of_ones(depth), target="rk3588", precision="fp16")
+    bundle = edgec.compile(sum_of_shares(depth), target="rk3588", precision="fp16")
     ones = np.ones((1, depth), np.float32)
-    np.testing.assert_array_equal(bundle.run([ones])["y"], np.full((1, 8), np.float16(depth), np.float32))
+    np.testing.assert_array_equal(bundle.run([ones])["y"], np.full((1, 8), np.float16(depth / 64), np.float32))
 
 
 def as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
