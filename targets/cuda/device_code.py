@@ -21,7 +21,7 @@ from edgec.targets.profile import Gpu
 
 __all__ = ["DeviceSource", "compile_source", "device_source", "prelude"]
 
-_DEVICE_FILES = ("prelude.cuh", "tensor_core.cuh", "operands.cuh", "implicit_gemm.cuh")
+_DEVICE_FILES = ("prelude.cuh", "tensor_core.cuh", "operands.cuh", "implicit_gemm.cuh", "attention.cuh")
 
 _LAUNCHED_BY_DEVICE = 2  # tvm::CallingConv::kDeviceKernelLaunch
 

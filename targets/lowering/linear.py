@@ -9,6 +9,7 @@ import onnx_ir as ir
 from tvm import relax, te, tirx
 
 from edgec.targets.lowering import layouts
+from edgec.targets.lowering.attention import emit_attention
 from edgec.targets.lowering.attributes import integer, number
 from edgec.targets.lowering.elementwise import combine
 from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, dtype_of, lowers, shape_of, static_shape
@@ -29,6 +30,8 @@ CHUNK_BYTES = 16
 @lowers("MatMul")
 def matmul(emitter: Emitter, node: ir.Node) -> None:
     """NumPy's matmul; a constant matrix on the right is packed at compile time."""
+    if emit_attention(emitter, node):
+        return
     a, b = node.inputs
     out_shape = static_shape(node.outputs[0])
     weights: QuantizedMatrix | np.ndarray | None = read_quantized(emitter, b)

@@ -18,6 +18,14 @@ __device__ __forceinline__ void ldmatrix_x4(unsigned (&result)[4], const void *r
                  : "memory");
 }
 
+// The same matrices, each transposed.
+__device__ __forceinline__ void ldmatrix_x4_transposed(unsigned (&result)[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(result[0]), "=r"(result[1]), "=r"(result[2]), "=r"(result[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
 // 16 x 16 halves times 16 x 8 halves. From sm_80 on.
 __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

@@ -24,7 +24,7 @@ from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import REDUCED, Chooser, Site, workload
 from edgec.targets.schedules.kernel import Blocks, analyse
 
-__all__ = ["schedule"]
+__all__ = ["bound", "schedule"]
 
 
 # Types of the operands' buffers and of the sums -> C++ type of what is multiplied, and how many are in one element.
@@ -262,8 +262,8 @@ def _kernel(main: SBlock, last: SBlock, product: _Product, problem: Problem, til
         ),
     )
     inner = tirx.SeqStmt([tirx.AllocBuffer(registers), call, epilogue])
-    bound = _bound(thread, tile.threads, "threadIdx.x", inner)
-    return _bound(block, row_tiles * column_tiles * product.groups, "blockIdx.x", bound)
+    of_block = bound(thread, tile.threads, "threadIdx.x", inner)
+    return bound(block, row_tiles * column_tiles * product.groups, "blockIdx.x", of_block)
 
 
 def _stored(last: SBlock, sums: tirx.Buffer, indices: Sequence[prim.Expr], value: prim.Expr) -> tirx.Stmt:
@@ -301,7 +301,8 @@ def _loop(
     return tirx.For(variable, tirx.const(0, "int32"), tirx.const(extent, "int32"), kind, body(variable))
 
 
-def _bound(variable: tirx.Var, extent: int, tag: str, body: tirx.Stmt) -> tirx.Stmt:
+def bound(variable: tirx.Var, extent: int, tag: str, body: tirx.Stmt) -> tirx.Stmt:
+    """A loop over blocks or threads."""
     axis = tirx.IterVar(ir.Range(0, extent), variable, 1, tag)
     zero, size = tirx.const(0, "int32"), tirx.const(extent, "int32")
     return tirx.For(variable, zero, size, tirx.ForKind.THREAD_BINDING, body, axis)

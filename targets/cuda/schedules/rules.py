@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.s_tir import Schedule
 
 from edgec.errors import UnsupportedError
-from edgec.targets.cuda.schedules import implicit_gemm, reduction, window
+from edgec.targets.cuda.schedules import attention, implicit_gemm, reduction, window
 from edgec.targets.lowering.recurrent import WRITTEN_OUT
 from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Chooser, default_choice
@@ -19,7 +19,7 @@ __all__ = ["RULES", "schedule_kernel"]
 Rule = Callable[[Schedule, Profile, Chooser], Schedule | None]
 
 # A rule returns None when the kernel is not its own.
-RULES: tuple[Rule, ...] = (implicit_gemm.schedule, window.schedule, reduction.schedule)
+RULES: tuple[Rule, ...] = (attention.schedule, implicit_gemm.schedule, window.schedule, reduction.schedule)
 
 
 def schedule_kernel(function: tirx.PrimFunc, profile: Profile, choose: Chooser = default_choice) -> tirx.PrimFunc:

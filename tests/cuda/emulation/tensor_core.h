@@ -9,7 +9,7 @@ namespace edgec {
 
 namespace emulated {
 
-enum { kLdmatrix = -100, kMma16816, kMma1688, kMmaTf32, kMma16832, kMma8816 };
+enum { kLdmatrix = -100, kLdmatrixTransposed, kMma16816, kMma1688, kMmaTf32, kMma16832, kMma8816 };
 
 inline float half_of(unsigned word, int number) {
     return (float)__builtin_bit_cast(_Float16, (unsigned short)(word >> 16 * number));
@@ -56,6 +56,23 @@ inline void ldmatrix_x4(unsigned (&result)[4], const void *row) {
         const char *address;
         memcpy(&address, slots[8 * i + lane / 4], sizeof(address));
         memcpy(&result[i], address + lane % 4 * 4, 4);
+    }
+}
+
+// ldmatrix.trans: a thread gets rows 2 * member and 2 * member + 1 of column group of each matrix.
+inline void ldmatrix_x4_transposed(unsigned (&result)[4], const void *row) {
+    emulated::full_warp(emulated::kLdmatrix);
+    if (!emulation::is_shared(row) || (unsigned long)row % 16) emulation::fail("ldmatrix: bad address", 0);
+    auto slots = emulation::exchange(&row, sizeof(row), emulated::kLdmatrixTransposed);
+    int group = emulation::lane() / 4, member = emulation::lane() % 4;
+    for (int i = 0; i < 4; ++i) {
+        unsigned short pair[2];
+        for (int j = 0; j < 2; ++j) {
+            const char *address;
+            memcpy(&address, slots[8 * i + member * 2 + j], sizeof(address));
+            memcpy(&pair[j], address + group * 2, 2);
+        }
+        result[i] = (unsigned)pair[1] << 16 | pair[0];
     }
 }
 
