@@ -225,7 +225,7 @@ def link(c: Compilation) -> None:
         _link_for_gpu(c, folder)
         return
     c.driver = driver.driver_source(c.name, c.plan, c.profile.required_features, c.symbols)
-    linker.link(c.name, c.driver, c.objects, c.plan.params, c.profile, folder)
+    linker.link(linker.Program(c.name, c.driver, c.objects, c.plan.params), c.profile, folder)
     _keep(c, c.plan.params)
 
 
@@ -244,7 +244,7 @@ def _link_for_gpu(c: Compilation, folder: Path) -> None:
         params, objects = fallback.plan.params, on_cpu.objects
     program = device_program(c.name, c.plan, c.device_kernels, c.profile.required_features, fallback)
     c.driver = program.source
-    linker.link(c.name, c.driver, objects, params, c.profile, folder, program.images, source)
+    linker.link(linker.Program(c.name, c.driver, objects, params, program.images, source), c.profile, folder)
     kernels = {kernel.symbol: kernel.source for kernel in c.device_kernels.values()}
     (folder / "kernels.cu").write_text("\n".join([prelude(), *kernels.values()]))
     _keep(c, params)

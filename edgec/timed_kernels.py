@@ -45,7 +45,7 @@ def runner_bundle(plan: Plan, kernels: Mapping[str, tirx.PrimFunc], profile: Pro
 def _link_for_cpu(plan: Plan, kernels: Mapping[str, tirx.PrimFunc], profile: Profile, lib: Path) -> None:
     from edgec.targets.driver import driver_source, kernel_symbol
     from edgec.targets.kernel_object import build_kernel
-    from edgec.targets.link import link_runner
+    from edgec.targets.link import Program, link_runner
 
     def build(name: str) -> Path:
         path = lib.parent / f"{name}.o"
@@ -55,7 +55,7 @@ def _link_for_cpu(plan: Plan, kernels: Mapping[str, tirx.PrimFunc], profile: Pro
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(build, sorted(kernels)))
     driver = driver_source(_NAME, plan, profile.required_features)
-    link_runner(_NAME, driver, objects, plan.params, profile, lib)
+    link_runner(Program(_NAME, driver, objects, plan.params), profile, lib)
 
 
 def _link_for_gpu(plan: Plan, kernels: Mapping[str, tirx.PrimFunc], profile: Profile, lib: Path) -> None:
@@ -64,7 +64,7 @@ def _link_for_gpu(plan: Plan, kernels: Mapping[str, tirx.PrimFunc], profile: Pro
     from edgec.targets.cuda.kernels import DeviceKernel
     from edgec.targets.cuda.program import device_program
     from edgec.targets.driver import kernel_symbol
-    from edgec.targets.link import link_runner
+    from edgec.targets.link import Program, link_runner
 
     gpu = profile.gpu
     assert gpu is not None
@@ -76,7 +76,7 @@ def _link_for_gpu(plan: Plan, kernels: Mapping[str, tirx.PrimFunc], profile: Pro
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         built = dict(zip(kernels, pool.map(build, kernels), strict=True))
     program = device_program(_NAME, plan, built, profile.required_features)
-    link_runner(_NAME, program.source, [], plan.params, profile, lib, program.images)
+    link_runner(Program(_NAME, program.source, [], plan.params, program.images), profile, lib)
 
 
 def plan_of_variants(function: tirx.PrimFunc, count: int) -> Plan:

@@ -18,7 +18,7 @@ from pathlib import Path
 from edgec.errors import EdgecError
 from edgec.targets.profile import Profile
 
-__all__ = ["Artifact", "link", "link_runner"]
+__all__ = ["Artifact", "Program", "link", "link_runner"]
 
 _FLAGS = ["-std=gnu11", "-O2", "-g0", "-fvisibility=hidden", "-fno-sanitize=all", "-Wall", "-Wextra", "-Werror"]
 
@@ -32,6 +32,27 @@ _EXPORTS = "{ global: edgec_*; local: *; };\n"
 
 
 @dataclass(frozen=True)
+class Program:
+    """What is linked.
+
+    Attributes:
+        model: C identifier of the model.
+        driver: Text of model.c.
+        objects: Object files of the kernels.
+        params: Parameters; embedded in the runner, and given to the libraries as a file or pointer.
+        images: The code of a GPU's kernels by C symbol; None for a model that runs on the CPU.
+        fallback: Text of a second C file, of the model for the CPU that runs where there is no GPU.
+    """
+
+    model: str
+    driver: str
+    objects: Sequence[Path]
+    params: bytes
+    images: Mapping[str, bytes] | None = None
+    fallback: str | None = None
+
+
+@dataclass(frozen=True)
 class Artifact:
     """The linked files of one model."""
 
@@ -41,41 +62,28 @@ class Artifact:
     headers: tuple[Path, ...]
 
 
-def link(
-    model: str,
-    driver: str,
-    objects: Sequence[Path],
-    params: bytes,
-    profile: Profile,
-    folder: Path,
-    images: Mapping[str, bytes] | None = None,
-    fallback: str | None = None,
-) -> Artifact:
+def link(program: Program, profile: Profile, folder: Path) -> Artifact:
     """Write the shared library, the static library with its headers, and the runner into ``folder``.
 
     Args:
-        model: C identifier of the model.
-        driver: Text of model.c.
-        objects: Object files of the kernels.
-        params: Parameters; embedded in the runner, and given to the libraries as a file or pointer.
+        program: What is linked.
         profile: The target.
         folder: Existing folder, absolute; receives the files and a ``build`` folder with the intermediate ones.
-        images: The code of a GPU's kernels by C symbol; None for a model that runs on the CPU.
-        fallback: Text of a second C file, of the model for the CPU that runs where there is no GPU.
     """
+    model = program.model
     runtime = Path(str(resources.files("edgec.targets.runtime")))
     build = folder / "build"
     build.mkdir(exist_ok=True)
     source = build / "model.c"
-    source.write_text(driver)
-    core = [*_runtime_sources(runtime, images), *_image_sources(images, build / "images")]
-    core += _fallback_source(fallback, build)
-    system = _system_libraries(images)
+    source.write_text(program.driver)
+    core = [*_runtime_sources(runtime, program.images), *_image_sources(program.images, build / "images")]
+    core += _fallback_source(program.fallback, build)
+    system = _system_libraries(program.images)
     library_target = profile.link_targets["library"]
     library, executable = folder / f"lib{model}.so", folder / f"{model}_runner"
     static = folder / f"lib{model}.a"
     include = ["-I", str(runtime)]
-    kernels = [str(path) for path in objects]
+    kernels = [str(path) for path in program.objects]
 
     def shared_library() -> None:
         exports = build / "exports.map"
@@ -93,7 +101,7 @@ def link(
         _zig(["ar", "rcsD", str(static), *archive_objects, *kernels])
 
     def runner() -> None:
-        link_runner(model, driver, objects, params, profile, folder, images, fallback)
+        link_runner(program, profile, folder)
 
     with ThreadPoolExecutor() as pool:
         for job in [pool.submit(task) for task in (shared_library, runner, static_library)]:
@@ -108,30 +116,22 @@ def link(
     return Artifact(library, static, executable, tuple(headers))
 
 
-def link_runner(
-    model: str,
-    driver: str,
-    objects: Sequence[Path],
-    params: bytes,
-    profile: Profile,
-    folder: Path,
-    images: Mapping[str, bytes] | None = None,
-    fallback: str | None = None,
-) -> Path:
+def link_runner(program: Program, profile: Profile, folder: Path) -> Path:
     """Write the self-contained executable ``<model>_runner`` into ``folder``; arguments as for :func:`link`."""
+    images, params = program.images, program.params
     runtime = Path(str(resources.files("edgec.targets.runtime")))
     build = folder / "build"
     build.mkdir(exist_ok=True)
-    source, executable = build / "runner_model.c", folder / f"{model}_runner"
-    source.write_text(driver)
+    source, executable = build / "runner_model.c", folder / f"{program.model}_runner"
+    source.write_text(program.driver)
     (build / "params.bin").write_bytes(params)
     # A static program cannot open the GPU's driver.
     target = profile.link_targets["runner" if images is None else "library"]
     embedded = _embedded_params(build / "params.bin", params, runtime, target) if params else []
     flags = ["-target", target, *_FLAGS, "-s", *(["-static"] if "musl" in target else []), "-I", str(runtime)]
     sources = [source, *_runtime_sources(runtime, images), *_image_sources(images, build / "runner_images")]
-    sources += [*_fallback_source(fallback, build / "runner_images"), *sorted(runtime.glob("runner*.c"))]
-    files = [*map(str, [*sources, *embedded, *objects]), *_system_libraries(images)]
+    sources += [*_fallback_source(program.fallback, build / "runner_images"), *sorted(runtime.glob("runner*.c"))]
+    files = [*map(str, [*sources, *embedded, *program.objects]), *_system_libraries(images)]
     _zig(["cc", *flags, *files, "-o", str(executable)])
     return executable
 

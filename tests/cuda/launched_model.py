@@ -8,7 +8,7 @@ from pathlib import Path
 from edgec.devices.selection import host_arch
 from edgec.targets.cuda.kernels import DeviceImage, DeviceKernel
 from edgec.targets.cuda.program import DeviceProgram, device_program
-from edgec.targets.link import link, link_runner
+from edgec.targets.link import Program, link, link_runner
 from edgec.targets.lowering.plan import KernelCall, Place, PlacedBuffer, Plan, TensorSpec
 from edgec.targets.profile import load_profile
 from tests.cuda.launched_numbers import BYTES, PARAMS, SHAPE
@@ -70,5 +70,5 @@ def build(folder: Path, arch: str) -> Path:
     made = program()
     folder.mkdir()
     linker = link if arch == host_arch() else link_runner
-    linker("demo", made.source, [], PARAMS, load_profile(HOST[arch]), folder, made.images)
+    linker(Program("demo", made.source, [], PARAMS, made.images), load_profile(HOST[arch]), folder)
     return folder / "demo_runner"

@@ -15,7 +15,7 @@ import pytest
 
 from edgec.devices.selection import host_arch
 from edgec.targets.cuda.program import device_program
-from edgec.targets.link import link_runner
+from edgec.targets.link import Program, link_runner
 from edgec.targets.lowering.plan import KernelCall, Place, PlacedBuffer, Plan, TensorSpec
 from edgec.targets.profile import load_profile
 from tests.cuda import launched_model
@@ -345,7 +345,7 @@ def test_model_without_kernels_parameters_and_arena(native: Built, tmp_path: Pat
     program = device_program("bare", plan, {}, ())
     assert program.images == {}
     profile = load_profile(launched_model.HOST[native.arch])
-    runner = link_runner("bare", program.source, [], b"", profile, tmp_path, program.images)
+    runner = link_runner(Program("bare", program.source, [], b"", program.images), profile, tmp_path)
     (tmp_path / "in").write_bytes(X.tobytes()[:12])
     outcome = native.call(tmp_path, "run", "--input", tmp_path / "in", "--output", tmp_path / "out", runner=runner)
     assert (outcome.code, outcome.err) == (0, "")

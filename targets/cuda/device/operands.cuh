@@ -66,11 +66,8 @@ struct Image {
     }
 };
 
-// Rows are output channels of weights (blocks, taps, OUT_LANES output channels, LANES input channels), of one group, of
-// which the first KEPT chunks of a tap are read.
-template <class T, int OUT_LANES, int LANES, int OUT_BLOCKS, int UNITS, int KEPT>
-struct Filter {
-    static constexpr int parts = sizeof(T) * LANES / kChunk, depth = UNITS * KEPT;
+// Operands whose chunks lie at the same distances from the beginning of every row, which is null where there is none.
+struct Plain {
     const Byte *data;
     int group;
 
@@ -80,6 +77,17 @@ struct Filter {
     struct Tap {
         int offset, bytes;
     };
+    __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
+        return row.from ? Source{row.from + tap.offset, tap.bytes} : Source{data, 0};
+    }
+};
+
+// Rows are output channels of weights (blocks, taps, OUT_LANES output channels, LANES input channels), of one group, of
+// which the first KEPT chunks of a tap are read.
+template <class T, int OUT_LANES, int LANES, int OUT_BLOCKS, int UNITS, int KEPT>
+struct Filter : Plain {
+    static constexpr int parts = sizeof(T) * LANES / kChunk, depth = UNITS * KEPT;
+
     __device__ __forceinline__ Row row(int number) const {
         int block = group * OUT_BLOCKS + number / OUT_LANES, lane = number % OUT_LANES;
         bool is_there = number < OUT_BLOCKS * OUT_LANES;
@@ -88,33 +96,19 @@ struct Filter {
     __device__ __forceinline__ Tap tap(int chunk) const {
         return {(chunk / KEPT * OUT_LANES * parts + chunk % KEPT) * kChunk, chunk < depth ? kChunk : 0};
     }
-    __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
-        return row.from ? Source{row.from + tap.offset, tap.bytes} : Source{data, 0};
-    }
 };
 
 // Rows are those of a matrix (ROWS, DEPTH); DEPTH elements are a multiple of 16 bytes.
 template <class T, int ROWS, int DEPTH>
-struct Matrix {
+struct Matrix : Plain {
     typedef T Element;
     static constexpr int pitch = DEPTH * sizeof(T), depth = pitch / kChunk;
     static_assert(pitch % kChunk == 0, "rows begin at multiples of 16 bytes");
-    const Byte *data;
-    int group;
 
-    struct Row {
-        const Byte *from;
-    };
-    struct Tap {
-        int offset, bytes;
-    };
     __device__ __forceinline__ Row row(int number) const {
         return {number < ROWS ? data + ((long long)group * ROWS + number) * pitch : nullptr};
     }
     __device__ __forceinline__ Tap tap(int chunk) const { return {chunk * kChunk, chunk < depth ? kChunk : 0}; }
-    __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
-        return row.from ? Source{row.from + tap.offset, tap.bytes} : Source{data, 0};
-    }
 };
 
 }  // namespace edgec
