@@ -107,6 +107,12 @@ class Bundle:
         return tuple(islands) if isinstance(islands, list | tuple) else ()
 
     @property
+    def float32_products(self) -> tuple[str, ...]:
+        """Nodes of a model in float16 that are computed in float32, because it would miss its policy otherwise."""
+        products = self._section("recipe").get("float32_products", ())
+        return tuple(products) if isinstance(products, list | tuple) else ()
+
+    @property
     def inputs(self) -> tuple[TensorInfo, ...]:
         return self._tensors("inputs")
 

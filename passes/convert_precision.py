@@ -277,9 +277,7 @@ def _between_integers(nodes: list[ir.Node]) -> set[ir.Node]:
     for node in nodes:  # from integers on, up to a product
         sources = [value for value in node.inputs if value is not None and value.producer() is not None]
         after_integers = any(value.dtype not in _FLOATS for value in sources)
-        reached = any(
-            value.producer() in found and not is_default_op(value.producer(), *PRODUCTS) for value in sources
-        )
+        reached = any(value.producer() in found and not is_default_op(value.producer(), *PRODUCTS) for value in sources)
         if after_integers or reached:
             found.add(node)
     for node in reversed(nodes):  # and what becomes integers

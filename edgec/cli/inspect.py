@@ -40,6 +40,8 @@ def command(bundle: Path, as_json: bool) -> None:
     click.echo(f"  memory   parameters {_kib(memory['params_bytes'])}, arena {_kib(memory['arena_bytes'])}"
                f" (at least {_kib(memory['arena_bound_bytes'])} are live at once)")  # fmt: skip
     click.echo(f"  steps    {report['steps']} calls of {report['kernels']} kernels")
+    if loaded.float32_products:
+        click.echo(f"  float32  {len(loaded.float32_products)} products: {', '.join(loaded.float32_products)}")
     click.echo(f"  made by  edgec {loaded.manifest['edgec']}, "
                + ", ".join(f"{k} {v}" for k, v in dict(loaded.manifest["toolchain"]).items()))  # type: ignore[call-overload]  # fmt: skip
     if "device_code" in report:

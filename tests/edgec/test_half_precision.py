@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -10,6 +13,7 @@ import pytest
 import edgec
 from edgec.half_precision import keep_float32
 from edgec.passes import ConvertPrecision, FixNames
+from tests.edgec.conftest import Result
 
 RNG = np.random.default_rng(5)
 A = RNG.standard_normal((64, 64)).astype(np.float32)
@@ -62,9 +66,12 @@ def test_outputs_without_a_derivative() -> None:
 
 
 @pytest.mark.usefixtures("qemu_aarch64")
-def test_the_artifact_keeps_to_the_policy() -> None:
-    bundle = edgec.compile(model(), target="rk3588", precision="fp16")
-    assert bundle.manifest["recipe"] == {"precision": "float16", "float32_products": ["makes_a", "makes_b"]}
-    assert "2 of 3 products" in bundle.tuning_notes[0]
+def test_the_artifact_keeps_to_the_policy(run_edgec: Callable[..., Result], tmp_path: Path) -> None:
+    onnx.save(model(), tmp_path / "m.onnx")
+    made = run_edgec("compile", tmp_path / "m.onnx", "-t", "rk3588", "--precision", "fp16", "-o", tmp_path / "m.edgec")
+    assert made.code == 0 and "note: 2 of 3 products stay in float32" in made.stderr
+    assert "float32  2 products: makes_a, makes_b\n" in run_edgec("inspect", tmp_path / "m.edgec").stdout
+    bundle = edgec.load(tmp_path / "m.edgec")
+    assert bundle.precision == "float16" and bundle.float32_products == ("makes_a", "makes_b")
     report = edgec.check(bundle, device="qemu")
     assert report, str(report)
