@@ -130,6 +130,10 @@ class Profile:
         bits = self.instruction_set.vector_bits if self.gpu is None else GPU_BLOCK_BITS
         return bits // (np.dtype(dtype).itemsize * 8)
 
+    def row_lanes(self, dtype: str) -> int:
+        """How many partial results a row is reduced to first: a vector; threads of a GPU share rows by themselves."""
+        return self.lanes(dtype) if self.gpu is None else 1
+
     def channel_block(self, dtype: str) -> int:
         """How many channels one block of a blocked tensor holds: a vector of floats, but always 16 bytes."""
         return CHANNEL_BLOCK_BYTES if np.dtype(dtype).itemsize == 1 else self.lanes(dtype)

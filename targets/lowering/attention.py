@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from tvm import te, tirx
 
-from edgec.frontend.values import is_default_op
 from edgec.targets.lowering.attributes import integer, integers
 from edgec.targets.lowering.emitter import Emitter, Fusion, before_widening, dtype_name, static_shape
 from edgec.targets.lowering.rows import KERNEL
@@ -57,7 +56,7 @@ def emit_attention(emitter: Emitter, node: ir.Node) -> bool:
         return False
     scores, scale = _without_factor(emitter, _unrounded(softmax.inputs[0]))
     product = _unrounded(scores).producer()
-    if product is None or not is_default_op(product, "MatMul"):
+    if product is None or product.op_type != "MatMul":
         return False
     queries, factor = _without_factor(emitter, before_widening(product.inputs[0]))
     operands = [
@@ -67,14 +66,14 @@ def emit_attention(emitter: Emitter, node: ir.Node) -> bool:
     ]
     cast = _only_reader(node.outputs[0])
     found = [operand for operand in operands if operand is not None]
-    is_rounded = cast is not None and is_default_op(cast, "Cast") and dtype_name(cast.outputs[0]) == "float16"
+    is_rounded = cast is not None and cast.op_type == "Cast" and dtype_name(cast.outputs[0]) == "float16"
     if len({operand.value for operand in found}) < 3 or cast is None or not is_rounded:
         return False
     (images, heads, _, depth), memory, also = (operand.extents for operand in found)
     if depth % _DEPTH_STEP or depth > _MOST_DEPTH or [images, heads, memory[2], depth] != memory or memory != also:
         return False
     last, reader = cast, _only_reader(cast.outputs[0])
-    if reader is not None and is_default_op(reader, "Transpose") and integers(reader, "perm", []) == _WITH_ROWS_FIRST:
+    if reader is not None and reader.op_type == "Transpose" and integers(reader, "perm", []) == _WITH_ROWS_FIRST:
         last = reader
     orders = [*(operand.has_heads_first for operand in found), last is cast]
     arguments = (*(emitter.plain(operand.value) for operand in found), orders, scale * factor)
@@ -90,7 +89,7 @@ def _maker(value: ir.Value | None, *op_types: str) -> ir.Node | None:
     node: ir.Node | None = None
     for op_type in op_types:
         node = None if value is None else value.producer()
-        if node is None or not is_default_op(node, op_type) or _only_reader(node.outputs[0]) is None:
+        if node is None or node.op_type != op_type or _only_reader(node.outputs[0]) is None:
             return None
         value = node.inputs[0]
     return node
@@ -105,15 +104,14 @@ def _unrounded(value: ir.Value | None) -> ir.Value:
     """What a float is before it was cast to other floats."""
     assert value is not None
     node = value.producer()
-    is_cast = node is not None and is_default_op(node, "Cast")
-    return _unrounded(node.inputs[0]) if node is not None and is_cast else value
+    return _unrounded(node.inputs[0]) if node is not None and node.op_type == "Cast" else value
 
 
 def _without_factor(emitter: Emitter, value: ir.Value | None) -> tuple[ir.Value, float]:
     """What a value is a constant multiple of, and the constant."""
     assert value is not None
     node = value.producer()
-    if node is None or not is_default_op(node, "Mul", "Div"):
+    if node is None or node.op_type not in ("Mul", "Div"):
         return value, 1.0
     constant = emitter.constant(node.inputs[1])
     if constant is None or constant.size != 1 or node.inputs[0] is None:
@@ -127,7 +125,7 @@ def _operand(value: ir.Value | None, is_transposed: bool) -> _Operand | None:
     if value is None or dtype_name(value) != "float16":
         return None
     node = value.producer()
-    source = node.inputs[0] if node is not None and is_default_op(node, "Transpose") else None
+    source = node.inputs[0] if node is not None and node.op_type == "Transpose" else None
     perm = integers(node, "perm", []) if node is not None and source is not None else []
     if source is not None and perm == (_TRANSPOSED_WITH_ROWS_FIRST if is_transposed else _WITH_ROWS_FIRST):
         return _Operand(source, has_heads_first=False)

@@ -83,7 +83,7 @@ def layer_normalization(emitter: Emitter, node: ir.Node) -> None:
     else:
         vectors = [emitter.reshape(vector, [length]) for vector in affine]
         dtype = dtype_name(node.inputs[0])
-        settings = number(node, "epsilon", 1e-5), dtype, emitter.profile.lanes(dtype)
+        settings = number(node, "epsilon", 1e-5), dtype, emitter.profile.row_lanes(dtype)
         merged = emitter.reshape(emitter.plain(before_widening(node.inputs[0])), [*rows, length])
         result = emitter.te(normalize_rows, settings, merged, *vectors, name="layer_norm", fusion=Fusion.EPILOGUE)
     emitter.set_plain(node.outputs[0], emitter.reshape(result, shape))

@@ -89,8 +89,9 @@ def emit_reduction(
     shape = shape_of(exprs[0])
     extents = [1 if axis in axes else size for axis, size in enumerate(shape)]
     if len(exprs) == 1 and list(axes) == list(range(axes[0], len(shape))):
-        rows, length = shape[: axes[0]], math.prod(shape[axes[0] :])
-        lanes = emitter.profile.lanes(dtype_of(exprs[0]))
+        # Without a row TVM's GPU rules leave everything to one thread.
+        rows, length = shape[: axes[0]] or [1] * (emitter.profile.gpu is not None), math.prod(shape[axes[0] :])
+        lanes = emitter.profile.row_lanes(dtype_of(exprs[0]))
 
         def along_rows(tensor: te.Tensor) -> te.Tensor:
             return reduce_row(rows, length, lambda row, at: function(tensor(*row, at)), fold, lanes, name.lower())
@@ -134,7 +135,7 @@ def softmax(emitter: Emitter, node: ir.Node) -> None:
     axis = integer(node, "axis", -1) % len(shape_of(x))
     is_log = node.op_type == "LogSoftmax"
     if axis == len(shape_of(x)) - 1:
-        lanes = emitter.profile.lanes(dtype_of(x))
+        lanes = emitter.profile.row_lanes(dtype_of(x))
         result = emitter.te(softmax_rows, x, is_log, lanes, name=node.op_type.lower(), fusion=Fusion.EPILOGUE)
         emitter.set_plain(node.outputs[0], result)
         return

@@ -55,9 +55,9 @@ def reduce_row(rows: Sequence[int], length: int, element: Element, fold: Fold, l
     """Fold each row of ``length`` elements: -> (*rows, 1).
 
     First to whole vectors, then their lanes by halves. Elements beyond the last whole vector are read with those
-    before them, as one more vector, of which only they count.
+    before them, as one more vector, of which only they count. With one lane it is a plain reduction.
     """
-    width = lanes * CHAINS if length >= 2 * CHAINS * lanes else lanes
+    width = lanes * CHAINS if lanes > 1 and length >= 2 * CHAINS * lanes else lanes
     while width > length:
         width //= 2
     count, rest = divmod(length, width)

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 pytest.importorskip("tvm")
 
 from edgec.errors import UnsupportedError
+from edgec.passes import ConvertPrecision
 from edgec.requirements import in_precision
 from edgec.targets.cuda.architectures import ARCHITECTURES
 from edgec.targets.cuda.device_code import compile_source
@@ -45,9 +46,16 @@ MOST_CASES = 10
 """Of an operator."""
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+HALF_FAMILIES = ("convolution", "product", "normalization")
+"""Which have rules of their own in float16: inputs are narrowed, sums are wide, depthwise weights and biases exact."""
+
+
+@pytest.mark.parametrize(
+    ("family", "is_half"), [*((family, False) for family in FAMILIES), *((family, True) for family in HALF_FAMILIES)]
+)
 def test_equals_onnxruntime(
     family: str,
+    is_half: bool,
     run_onnxruntime: Callable[..., Any],
     assert_close: Callable[..., None],
     tmp_path: Path,
@@ -55,11 +63,14 @@ def test_equals_onnxruntime(
     cases = [case for op_type in FAMILIES[family] for case in CASES[op_type][:MOST_CASES]]
     built = build(cases)
     profile = load_profile("cuda:sm_87")
+    reference = run_onnxruntime(built.model, built.inputs)
+    if is_half:
+        assert ConvertPrecision(has_wide_sums=True)(built.model).modified
     outputs = run_plan(plan_of(built.model, profile), profile, built.inputs, tmp_path)
     failures = []
-    for name, expected in run_onnxruntime(built.model, built.inputs).items():
+    for name, expected in reference.items():
         try:
-            assert_close(outputs[name], expected)
+            assert_close(outputs[name], expected, relative=1e-2 if is_half else 1e-4)
         except AssertionError as err:
             failures.append(f"{cases[int(name[3:].split('_')[0])]}: {err}")
     assert not failures, "\n".join(failures)

@@ -13,7 +13,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from edgec.targets.profile import Profile
-from edgec.targets.schedules.choice import Chooser
+from edgec.targets.schedules.choice import REDUCED, Chooser
 from edgec.targets.schedules.kernel import Blocks, analyse, bound_extents, inline_epilogue, reduces
 
 __all__ = ["schedule"]
@@ -28,6 +28,9 @@ MAX_SERIAL = 1024
 """A sum of more terms is shared by the threads of a block where there are few results."""
 
 FEW_RESULTS = 4096
+
+_REDUCTIONS = ("", "pool", "reduce", "rows")
+"""Families whose sums may be over much."""
 
 
 def schedule(sch: Schedule, _profile: Profile, _choose: Chooser) -> Schedule | None:
@@ -85,10 +88,10 @@ def _bind(sch: Schedule, loops: list[LoopRV]) -> None:
 
 
 def _wants_shared_sums(sch: Schedule, blocks: Blocks, main: SBlockRV) -> bool:
-    spatial = math.prod(bound_extents(sch, blocks.all[-1])) if blocks.all else 1
     axes = sch.get(main).iter_vars
-    terms = math.prod(int(axis.dom.extent) for axis in axes if axis.iter_type == 2)
-    return spatial < FEW_RESULTS and terms * THREADS > MAX_SERIAL * 8 and blocks.family == ""
+    results = math.prod(int(axis.dom.extent) for axis in axes if axis.iter_type != REDUCED)
+    terms = math.prod(int(axis.dom.extent) for axis in axes if axis.iter_type == REDUCED)
+    return results < FEW_RESULTS and terms * THREADS > MAX_SERIAL * 8 and blocks.family in _REDUCTIONS
 
 
 def _lanes(sch: Schedule, block: SBlockRV, main: object | None) -> int:
