@@ -261,7 +261,7 @@ def _generic_gpu(name: str) -> Profile:
         description=f"{row.name} GPU ({row.target}) in an x86-64 machine",
         required_features=(),
         link_targets=_native_link_targets(host.arch),
-        gpu=Gpu(row.capability, multiprocessors=16, max_mhz=0, memory_mib=0, bandwidth_gb_s=0.0),
+        gpu=Gpu(row.capability, multiprocessors=row.multiprocessors, max_mhz=0, memory_mib=0, bandwidth_gb_s=0.0),
         sources=(),
     )
 

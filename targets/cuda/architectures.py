@@ -24,6 +24,7 @@ class Architecture:
             Jetson boards the oldest, as drivers load no code of a newer major version, and those come with JetPack.
         shared_bytes: Most shared memory that a block can ask for, in bytes.
         resident_threads: Threads that a multiprocessor holds at once.
+        multiprocessors: How many a usual GPU of the architecture has, for targets that name no board.
     """
 
     capability: int
@@ -31,6 +32,7 @@ class Architecture:
     toolkits: tuple[int, ...]
     shared_bytes: int
     resident_threads: int
+    multiprocessors: int
 
     @property
     def target(self) -> str:
@@ -65,25 +67,26 @@ class Architecture:
 
 # CUDA C++ Programming Guide, "Compute Capabilities", technical specifications per compute capability; which compiler
 # serves which: release notes of CUDA 11.8 (to Hopper), 12.9 (to Blackwell) and 13.0 (from Turing on, sm_110 instead of
-# sm_101).
+# sm_101). Multiprocessors, by NVIDIA's white papers and data sheets, in order: Tegra X1, P100, GTX 1080, TX2, V100,
+# Xavier, T4, A100, A10, Orin, RTX 4090, H100 and H200, B200, Thor, RTX 5090.
 ARCHITECTURES = {
     row.capability: row
     for row in (
-        Architecture(53, "Maxwell", (11, 12), 48 << 10, 2048),
-        Architecture(60, "Pascal", (12, 11), 48 << 10, 2048),
-        Architecture(61, "Pascal", (12, 11), 48 << 10, 2048),
-        Architecture(62, "Pascal", (11, 12), 48 << 10, 2048),
-        Architecture(70, "Volta", (12, 11), 96 << 10, 2048),
-        Architecture(72, "Volta", (11, 12), 96 << 10, 2048),
-        Architecture(75, "Turing", (13, 12, 11), 64 << 10, 1024),
-        Architecture(80, "Ampere", (13, 12, 11), 163 << 10, 2048),
-        Architecture(86, "Ampere", (13, 12, 11), 99 << 10, 1536),
-        Architecture(87, "Ampere", (11, 12, 13), 163 << 10, 1536),
-        Architecture(89, "Ada", (13, 12, 11), 99 << 10, 1536),
-        Architecture(90, "Hopper", (13, 12, 11), 227 << 10, 2048),
-        Architecture(100, "Blackwell", (13, 12), 227 << 10, 2048),
-        Architecture(110, "Blackwell", (13,), 227 << 10, 1536),
-        Architecture(120, "Blackwell", (13, 12), 99 << 10, 1536),
+        Architecture(53, "Maxwell", (11, 12), 48 << 10, 2048, 2),
+        Architecture(60, "Pascal", (12, 11), 48 << 10, 2048, 56),
+        Architecture(61, "Pascal", (12, 11), 48 << 10, 2048, 20),
+        Architecture(62, "Pascal", (11, 12), 48 << 10, 2048, 2),
+        Architecture(70, "Volta", (12, 11), 96 << 10, 2048, 80),
+        Architecture(72, "Volta", (11, 12), 96 << 10, 2048, 8),
+        Architecture(75, "Turing", (13, 12, 11), 64 << 10, 1024, 40),
+        Architecture(80, "Ampere", (13, 12, 11), 163 << 10, 2048, 108),
+        Architecture(86, "Ampere", (13, 12, 11), 99 << 10, 1536, 72),
+        Architecture(87, "Ampere", (11, 12, 13), 163 << 10, 1536, 16),
+        Architecture(89, "Ada", (13, 12, 11), 99 << 10, 1536, 128),
+        Architecture(90, "Hopper", (13, 12, 11), 227 << 10, 2048, 132),
+        Architecture(100, "Blackwell", (13, 12), 227 << 10, 2048, 148),
+        Architecture(110, "Blackwell", (13,), 227 << 10, 1536, 20),
+        Architecture(120, "Blackwell", (13, 12), 99 << 10, 1536, 170),
     )
 }
 """Compute capability -> its row."""

@@ -76,6 +76,41 @@ def test_equals_onnxruntime(
     assert not failures, "\n".join(failures)
 
 
+def test_threads_share_sums_over_much(
+    run_onnxruntime: Callable[..., Any], assert_close: Callable[..., None], tmp_path: Path
+) -> None:
+    """Along rows, along columns, over all of a tensor, with and without an epilogue."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 22]> g (float[1, 24, 28, 28] x, float[6, 1000] z)
+            => (float[1, 24, 1, 1] a, float b, int64[6, 1] c, float[6, 1000] d, float[6, 1000] e, uint8[6, 1000] q,
+                float[1000] f, float[6, 1] h) {
+            a = GlobalAveragePool (x) b = ReduceMax <keepdims = 0> (z) c = ArgMax <axis = 1> (z) d = Softmax (z)
+            e = LayerNormalization (z, s) q, qs, qz = DynamicQuantizeLinear (z)
+            t = Concat <axis = 0> (z, z, z, z, z, z, z, z) f = ReduceMean <keepdims = 0> (t, first)
+            h = ReduceL2 (z, last)
+        }"""
+    )
+    arrays = {"s": np.linspace(0.5, 1.5, 1000, dtype=np.float32), "first": np.array([0]), "last": np.array([1])}
+    for name, array in arrays.items():
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
+    rng = np.random.default_rng(2)
+    inputs = {"x": rng.normal(size=(1, 24, 28, 28)), "z": rng.normal(size=(6, 1000))}
+    inputs = {name: array.astype(np.float32) for name, array in inputs.items()}
+    profile = load_profile("cuda:sm_87")
+    plan = plan_of(model, profile)
+    outputs = run_plan(plan, profile, inputs, tmp_path)
+    for name, expected in run_onnxruntime(model, inputs).items():
+        assert_close(outputs[name], expected)
+    kinds = ("pool", "max", "extreme", "position", "norm", "lowest", "highest", "mean", "reducel2")
+    sources = {
+        name: source for name, source in sources_of(plan, profile).items() if any(kind in name for kind in kinds)
+    }
+    assert len(sources) >= len(kinds)
+    for name, source in sources.items():
+        assert np.prod(source.block) >= 128, (name, source.block)
+
+
 # -- products on tensor cores and CUDA cores -----------------------------------------------------------------------
 
 
@@ -195,6 +230,7 @@ PICKS: dict[str, Callable[[Site], Choice]] = {
     "largest": lambda site: max(site.candidates, key=_area),
     "smallest": lambda site: min(site.candidates, key=_area),
     "deepest": lambda site: max(site.candidates, key=lambda choice: (choice["depth_warps"], choice["stages"])),
+    "parted": lambda site: max(site.candidates, key=lambda choice: (choice["depth_blocks"], choice["depth_warps"])),
 }
 
 # Tensor cores of all their generations and CUDA cores with and without a dot product, each with one tile or several.
@@ -202,6 +238,7 @@ UNITS = [
     *(("float16", 87, "default"), ("float16", 87, "largest"), ("float16", 75, "deepest"), ("float16", 53, "smallest")),
     *(("int8", 87, "deepest"), ("int8", 75, "largest"), ("int8", 72, "default"), ("int8", 53, "smallest")),
     *(("tf32", 87, "largest"), ("float32", 87, "default"), ("float32", 62, "deepest")),
+    *(("float16", 90, "parted"), ("int8", 90, "parted"), ("float32", 61, "parted")),
 ]
 RELATIVE_ERROR = {"float16": 2e-3, "tf32": 2e-3, "float32": 1e-5, "int8": 0.0}
 
@@ -232,6 +269,7 @@ def test_products_equal_numpy(
     assert len(tiles) == len(made.problems)
     assert {bool(tile.tensor_cores) for tile in tiles} == {dtype != "float32" and capability >= 75}
     assert pick != "deepest" or max(tile.depth_warps for tile in tiles) == 4
+    assert pick != "parted" or max(tile.depth_blocks for tile in tiles) >= (2 if dtype == "int8" else 4)
     assert pick != "largest" or max(tile.warps for tile in tiles) >= 4
     for name, expected in made.expected.items():
         error = np.abs(outputs[name].astype(expected.dtype) - expected).max()

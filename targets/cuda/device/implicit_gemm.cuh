@@ -33,10 +33,11 @@ struct Sum<float> {
 };
 
 // How a block works.
-template <int M_PARTS, int N_PARTS, int M_WARPS, int N_WARPS, int K_WARPS, int CHUNKS, int STAGES, Unit UNIT>
+template <int M_PARTS, int N_PARTS, int M_WARPS, int N_WARPS, int K_WARPS, int K_BLOCKS, int CHUNKS, int STAGES,
+          Unit UNIT>
 struct Tile {
     static constexpr int m_parts = M_PARTS, n_parts = N_PARTS;  // of 16 rows, of 8 columns, that a warp has
-    static constexpr int m_warps = M_WARPS, n_warps = N_WARPS, k_warps = K_WARPS;
+    static constexpr int m_warps = M_WARPS, n_warps = N_WARPS, k_warps = K_WARPS, k_blocks = K_BLOCKS;
     static constexpr int rows = M_PARTS * 16 * M_WARPS, columns = N_PARTS * 8 * N_WARPS;
     static constexpr int threads = 32 * M_WARPS * N_WARPS * K_WARPS;
     static constexpr int chunks = CHUNKS, stages = kAsync ? STAGES : 2;
@@ -296,14 +297,55 @@ __device__ __forceinline__ void add_warps(Total (&total)[Tile::m_parts][Tile::n_
     }
 }
 
+// What the blocks that share a tile leave for the last of them. Each session loads a module of its own, and its kernels
+// run one after the other.
+template <class Total, int SIZE, class Tile, class Left, class Right>
+__device__ Total partial_sums[SIZE];
+template <int TILES, class Tile, class Left, class Right>
+__device__ unsigned finished_blocks[TILES];
+
+// Adds the sums of all parts of the depth, in their order. True for the last block that gets here, which has the totals.
+template <class Tile, class Left, class Right, int TILES, class Total>
+__device__ __forceinline__ bool add_blocks(Total (&total)[Tile::m_parts][Tile::n_parts][4], Byte *shared, int k,
+                                           int part, int tile) {
+    constexpr int kThreads = Tile::threads / Tile::k_warps, kSums = Tile::m_parts * Tile::n_parts * 4;
+    Total *stored = partial_sums<Total, TILES * Tile::k_blocks * kSums * kThreads, Tile, Left, Right>;
+    unsigned *finished = finished_blocks<TILES, Tile, Left, Right> + tile;
+    bool *is_last = (bool *)shared;
+    Total *sums = stored + tile * (Tile::k_blocks * kSums * kThreads) + threadIdx.x % kThreads;
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+        if (k == 0) sums[(part * kSums + i) * kThreads] = (&total[0][0][0])[i];
+    }
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) *is_last = atomicAdd(finished, 1u) == Tile::k_blocks - 1;
+    __syncthreads();
+    if (!*is_last) return false;
+    __threadfence();
+    if (threadIdx.x == 0) *finished = 0;
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) (&total[0][0][0])[i] = 0;
+#pragma unroll 1
+    for (int from = 0; from < Tile::k_blocks; ++from) {
+#pragma unroll
+        for (int i = 0; i < kSums; ++i) {
+            if (k == 0) (&total[0][0][0])[i] += __ldcg(sums + (from * kSums + i) * kThreads);
+        }
+    }
+    return true;
+}
+
 // The sums of a block's tile, which begins at first_row and first_column of the group; result[m part][2][n part][2].
-template <class Tile, class Left, class Right>
-__device__ __forceinline__ void main_loop(void *result, const void *left, const void *right, int group, int first_row,
-                                          int first_column) {
+// Where blocks share the depth, this one has a part of it, and gets true and the sums if it is the last of its tile.
+template <class Tile, class Left, class Right, int TILES = 1>
+__device__ __forceinline__ bool main_loop(void *result, const void *left, const void *right, int group, int first_row,
+                                          int first_column, int part = 0, int tile = 0) {
     typedef typename Left::Element T;
     typedef typename Sum<T>::Type Total;
     __shared__ __align__(128) Byte shared[Tile::shared_bytes];
-    constexpr int kSteps = (Left::depth + Tile::chunks - 1) / Tile::chunks;
+    constexpr int kAllSteps = (Left::depth + Tile::chunks - 1) / Tile::chunks;
+    const int begin = kAllSteps * part / Tile::k_blocks, end = kAllSteps * (part + 1) / Tile::k_blocks;
     constexpr int kLeftBytes = Tile::rows * Tile::chunks * kChunk;
     int warp = threadIdx.x / 32;
     int n = warp % Tile::n_warps, m = warp / Tile::n_warps % Tile::m_warps, k = warp / (Tile::n_warps * Tile::m_warps);
@@ -315,42 +357,45 @@ __device__ __forceinline__ void main_loop(void *result, const void *left, const 
     if constexpr (kAsync) {
 #pragma unroll
         for (int stage = 0; stage < Tile::stages - 1; ++stage) {
-            if (stage < kSteps) {
-                a.fetch(shared + stage * Tile::stage_bytes, stage);
-                b.fetch(shared + stage * Tile::stage_bytes + kLeftBytes, stage);
+            if (begin + stage < end) {
+                a.fetch(shared + stage * Tile::stage_bytes, begin + stage);
+                b.fetch(shared + stage * Tile::stage_bytes + kLeftBytes, begin + stage);
             }
             copy_commit();
         }
         int current = 0, next = Tile::stages - 1;
 #pragma unroll 1
-        for (int stage = 0; stage < kSteps; ++stage) {
+        for (int stage = begin; stage < end; ++stage) {
             copy_wait<Tile::stages - 2>();
             __syncthreads();
-            if (stage + Tile::stages - 1 < kSteps) {
+            if (stage + Tile::stages - 1 < end) {
                 a.fetch(shared + next * Tile::stage_bytes, stage + Tile::stages - 1);
                 b.fetch(shared + next * Tile::stage_bytes + kLeftBytes, stage + Tile::stages - 1);
             }
             copy_commit();
-            const Byte *tile = shared + current * Tile::stage_bytes;
-            multiply_stage<Tile>(total, tile, tile + kLeftBytes, m, n, k, (const T *)nullptr);
+            const Byte *held = shared + current * Tile::stage_bytes;
+            multiply_stage<Tile>(total, held, held + kLeftBytes, m, n, k, (const T *)nullptr);
             current = current + 1 == Tile::stages ? 0 : current + 1;
             next = next + 1 == Tile::stages ? 0 : next + 1;
         }
         copy_wait<0>();
     } else {
-        a.fetch(shared, 0), b.fetch(shared, 0);
+        a.fetch(shared, begin), b.fetch(shared, begin);
         a.deposit(shared), b.deposit(shared + kLeftBytes);
 #pragma unroll 1
-        for (int stage = 0; stage < kSteps; ++stage) {
+        for (int stage = begin; stage < end; ++stage) {
             __syncthreads();
-            const Byte *tile = shared + stage % 2 * Tile::stage_bytes;
-            Byte *other = shared + (stage + 1) % 2 * Tile::stage_bytes;
-            if (stage + 1 < kSteps) a.fetch(other, stage + 1), b.fetch(other, stage + 1);
-            multiply_stage<Tile>(total, tile, tile + kLeftBytes, m, n, k, (const T *)nullptr);
-            if (stage + 1 < kSteps) a.deposit(other), b.deposit(other + kLeftBytes);
+            const Byte *current = shared + (stage - begin) % 2 * Tile::stage_bytes;
+            Byte *other = shared + (stage - begin + 1) % 2 * Tile::stage_bytes;
+            if (stage + 1 < end) a.fetch(other, stage + 1), b.fetch(other, stage + 1);
+            multiply_stage<Tile>(total, current, current + kLeftBytes, m, n, k, (const T *)nullptr);
+            if (stage + 1 < end) a.deposit(other), b.deposit(other + kLeftBytes);
         }
     }
     if constexpr (Tile::k_warps > 1) add_warps<Tile>(total, shared, k);
+    if constexpr (Tile::k_blocks > 1) {
+        if (!add_blocks<Tile, Left, Right, TILES>(total, shared, k, part, tile)) return false;
+    }
 #pragma unroll
     for (int i = 0; i < Tile::m_parts; ++i) {
 #pragma unroll
@@ -361,6 +406,7 @@ __device__ __forceinline__ void main_loop(void *result, const void *left, const 
             }
         }
     }
+    return true;
 }
 
 }  // namespace edgec

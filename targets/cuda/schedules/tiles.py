@@ -34,6 +34,14 @@ _PARTS = {
     False: [(m, n) for m, n in product((1, 2), (2, 4)) if m * n <= 8],
 }
 
+_DEPTH_BLOCKS = (1, 2, 4, 8, 16)
+
+LEAST_STEPS = 4
+"""Of a block that has a part of the depth."""
+
+MOST_PARTIAL_BYTES = 2 << 20
+"""Of the sums that blocks leave for the last one."""
+
 THREAD_REGISTERS = 255
 """Most that a thread can have (from 3.2 on)."""
 
@@ -62,6 +70,10 @@ class Problem:
     dtype: str
     is_tf32: bool = False
 
+    def blocks_of(self, tile: Tile) -> int:
+        """How many tiles the results are divided into."""
+        return -(-self.rows // tile.rows) * -(-self.columns // tile.columns) * self.groups
+
     def on_tensor_cores(self, row: Architecture) -> bool:
         """Whether the architecture has tensor cores for these operands."""
         return row.has_tensor_cores and (self.dtype != "float32" or (self.is_tf32 and row.has_tf32))
@@ -76,6 +88,8 @@ class Tile:
         row_warps, column_warps: How many warps share the rows and columns of a tile.
         depth_warps: How many share each stage's chunks and add up their sums: split-K within a block, where there are
             too few rows and columns for all warps.
+        depth_blocks: How many blocks share the depth; the last one to finish adds up their sums. Split-K for large
+            GPUs, whose multiprocessors would have nothing to do.
         chunks: Of a stage.
         stages: In flight, where copies are asynchronous.
         tensor_cores: 1 to multiply on these, 0 on CUDA cores.
@@ -86,6 +100,7 @@ class Tile:
     row_warps: int
     column_warps: int
     depth_warps: int
+    depth_blocks: int
     chunks: int
     stages: int
     tensor_cores: int
@@ -142,11 +157,13 @@ def _tiles(problem: Problem, gpu: Gpu) -> Iterator[Tile]:
     tensor_cores = problem.on_tensor_cores(row)
     for row_parts, column_parts in _PARTS[tensor_cores]:
         for row_warps, column_warps, depth_warps, chunks in _DIVISIONS:
-            shape = (row_parts, column_parts, row_warps, column_warps, depth_warps, chunks)
             lines = row_parts * row_warps * 16 + column_parts * column_warps * 8
-            tile = Tile(*shape, _stages(problem, row, lines, chunks), int(tensor_cores))
-            if tile.threads * THREAD_REGISTERS <= row.block_registers and _is_sensible(problem, tile):
-                yield tile
+            stages = _stages(problem, row, lines, chunks)
+            for depth_blocks in _DEPTH_BLOCKS:
+                divisions = (row_warps, column_warps, depth_warps, depth_blocks)
+                tile = Tile(row_parts, column_parts, *divisions, chunks, stages, int(tensor_cores))
+                if tile.threads * THREAD_REGISTERS <= row.block_registers and _is_sensible(problem, tile):
+                    yield tile
 
 
 def _stages(problem: Problem, row: Architecture, lines: int, chunks: int) -> int:
@@ -162,11 +179,19 @@ def _is_sensible(problem: Problem, tile: Tile) -> bool:
         and (tile.rows + tile.columns) * tile.chunks <= MOST_COPIES * tile.threads
         and tile.shared_bytes <= SHARED_BYTES
         and (tile.depth_warps == 1 or problem.depth >= 8 * tile.depth_warps)
+        and (tile.depth_blocks == 1 or _parts_pay(problem, tile))
         and (tile.row_warps == 1 or (tile.row_warps - 1) * tile.row_parts * 16 < problem.rows)
         and (tile.column_warps == 1 or (tile.column_warps - 1) * tile.column_parts * 8 < problem.columns)
         and (tile.row_parts == 1 or (tile.row_parts - 1) * 16 < problem.rows)
         and (tile.column_parts == 2 or (tile.column_parts - 2) * 8 < problem.columns)
     )
+
+
+def _parts_pay(problem: Problem, tile: Tile) -> bool:
+    """Whether each block has steps enough to hide its latency, and the sums take no more memory than they may."""
+    steps = problem.depth // tile.chunks // tile.depth_blocks
+    blocks = problem.blocks_of(tile) * tile.depth_blocks
+    return steps >= LEAST_STEPS and blocks * tile.rows * tile.columns * 4 <= MOST_PARTIAL_BYTES
 
 
 def _products_per_cycle(problem: Problem, row: Architecture) -> int:
@@ -190,7 +215,7 @@ def estimated_cycles(problem: Problem, tile: Tile, gpu: Gpu) -> float:
     the L2 cache, of which the slowest counts, but a step takes no less than what latency the stages leave uncovered.
     """
     row = ARCHITECTURES[gpu.capability]
-    blocks = -(-problem.rows // tile.rows) * -(-problem.columns // tile.columns) * problem.groups
+    blocks = problem.blocks_of(tile) * tile.depth_blocks
     registers = 48 + tile.row_parts * tile.column_parts * 4 + 6 * (tile.row_parts + tile.column_parts)
     resident = min(
         row.resident_threads // tile.threads,
@@ -207,6 +232,9 @@ def estimated_cycles(problem: Problem, tile: Tile, gpu: Gpu) -> float:
     busy = min(1.0, together * tile.warps / 8)
     step = max(products / _products_per_cycle(problem, row) / busy, read / 128, copied / 64)
     latency = 600 / max(1, tile.stages - 1) + 80
-    steps = -(-problem.depth // tile.chunks)
-    reduction = (tile.depth_warps - 1) * (tile.row_parts * tile.column_parts * 4 * 2 + 60)
+    steps = -(-problem.depth // tile.chunks // tile.depth_blocks)
+    reduction = 1.0 * (tile.depth_warps - 1) * (tile.row_parts * tile.column_parts * 4 * 2 + 60)
+    # Through the L2 cache: what a block stores, a counter, and what the last one reads.
+    if tile.depth_blocks > 1:
+        reduction += 2000 + (tile.depth_blocks + 1) * tile.rows * tile.columns * 4 / 64
     return -(-share // together) * (steps * max(together * step, latency) + 1500 + together * reduction)

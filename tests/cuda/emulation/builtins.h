@@ -99,6 +99,11 @@ inline T __ldg(const T *p) {
     return *p;
 }
 
+template <class T>
+inline T __ldcg(const T *p) {
+    return *p;
+}
+
 inline int __dp4a(int a, int b, int c) {
     for (int shift = 0; shift < 32; shift += 8) c += (signed char)(a >> shift) * (signed char)(b >> shift);
     return c;
