@@ -121,11 +121,10 @@ class Bundle:
         return self._tensors("outputs")
 
     @property
-    def tuning_notes(self) -> tuple[str, ...]:
-        """Why tuning records that were there did not serve."""
-        tuning = self.manifest.get("tuning", {})
-        assert isinstance(tuning, Mapping)
-        return tuple(tuning.get("notes", ()))
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know: tuning records that did not serve, products that stay in float32."""
+        notes = self.manifest.get("notes", ())
+        return tuple(map(str, notes)) if isinstance(notes, list | tuple) else ()
 
     @property
     def library(self) -> Path:

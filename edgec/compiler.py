@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,8 +16,8 @@ import onnx_ir as ir
 from edgec.bundle import Bundle
 from edgec.compilation import Compilation
 from edgec.dump import Dump
-from edgec.errors import EdgecError, UsageError
-from edgec.files import temporary_folder
+from edgec.errors import UsageError
+from edgec.files import folder_unless_failed, temporary_folder
 from edgec.golden import golden_samples, has_float16, reference_model, save_arrays
 from edgec.manifest import graph_inputs, seal_bundle, tensor_infos
 from edgec.progress import Progress, silent
@@ -368,7 +366,7 @@ def compile(
     require_device_compiler(profile)
     profile = in_precision(precision, profile)
     found = find_records(profile, Path(records) if records is not None else None)
-    with _bundle_folder() as folder:
+    with folder_unless_failed() as folder:
         c = Compilation(
             source=model,
             inputs=inputs,
@@ -392,28 +390,6 @@ def compile(
         bundle = seal_bundle(c)
     bundle.phases_s["seal bundle"] = round(time.perf_counter() - start, 3)
     return bundle
-
-
-@contextmanager
-def _bundle_folder() -> Iterator[tempfile.TemporaryDirectory[str]]:
-    """A temporary folder, which goes away when compiling fails; else it is the bundle's.
-
-    Raises:
-        EdgecError: It, or something in it, cannot be written.
-    """
-    folder = temporary_folder()
-    try:
-        yield folder
-    except OSError as err:
-        folder.cleanup()
-        raise EdgecError(
-            f"cannot write temporary files: {err.strerror}",
-            where=err.filename or folder.name,
-            fix="free some space, or set TMPDIR to a folder on another disk",
-        ) from err
-    except BaseException:
-        folder.cleanup()
-        raise
 
 
 def _run(c: Compilation, phases: Sequence[tuple[str, Phase]]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgec.errors import EdgecError
 
-__all__ = ["atomic_write", "check_writable", "temporary_folder"]
+__all__ = ["atomic_write", "check_writable", "folder_unless_failed", "temporary_folder"]
 
 
 def temporary_folder(prefix: str = "edgec-") -> tempfile.TemporaryDirectory[str]:
@@ -37,6 +37,28 @@ def temporary_folder(prefix: str = "edgec-") -> tempfile.TemporaryDirectory[str]
             folder.cleanup()
             raise
     return folder
+
+
+@contextmanager
+def folder_unless_failed() -> Iterator[tempfile.TemporaryDirectory[str]]:
+    """A temporary folder, which goes away when the block fails; else whoever has it then keeps it.
+
+    Raises:
+        EdgecError: It, or something in it, cannot be written.
+    """
+    folder = temporary_folder()
+    try:
+        yield folder
+    except OSError as err:
+        folder.cleanup()
+        raise EdgecError(
+            f"cannot write temporary files: {err.strerror}",
+            where=err.filename or folder.name,
+            fix="free some space, or set TMPDIR to a folder on another disk",
+        ) from err
+    except BaseException:
+        folder.cleanup()
+        raise
 
 
 def check_writable(target: Path) -> None:

@@ -151,7 +151,7 @@ def command(
 
 def _say_notes(bundle: Bundle) -> None:
     """What the user should know of how it was made, on stderr."""
-    for note in bundle.tuning_notes:
+    for note in bundle.notes:
         click.echo(f"edgec: note: {note}", err=True)
     quantization = bundle.manifest.get("quantization")
     if isinstance(quantization, dict):

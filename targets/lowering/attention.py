@@ -58,10 +58,11 @@ def emit_attention(emitter: Emitter, node: ir.Node) -> bool:
     product = _unrounded(scores).producer()
     if product is None or product.op_type != "MatMul":
         return False
-    queries, factor = _without_factor(emitter, before_widening(product.inputs[0]))
+    # PyTorch's exporter multiplies both by the root of the scale.
+    (queries, factor), (keys, also_factor) = (_without_factor(emitter, before_widening(v)) for v in product.inputs)
     operands = [
         _operand(queries, is_transposed=False),
-        _operand(before_widening(product.inputs[1]), is_transposed=True),
+        _operand(keys, is_transposed=True),
         _operand(before_widening(node.inputs[1]), is_transposed=False),
     ]
     cast = _only_reader(node.outputs[0])
@@ -76,7 +77,7 @@ def emit_attention(emitter: Emitter, node: ir.Node) -> bool:
     if reader is not None and reader.op_type == "Transpose" and integers(reader, "perm", []) == _WITH_ROWS_FIRST:
         last = reader
     orders = [*(operand.has_heads_first for operand in found), last is cast]
-    arguments = (*(emitter.plain(operand.value) for operand in found), orders, scale * factor)
+    arguments = (*(emitter.plain(operand.value) for operand in found), orders, scale * factor * also_factor)
     result = emitter.te(attention, *arguments, name="attention", fusion=Fusion.OPAQUE)
     for taken in (cast, last):
         emitter.take(taken)

@@ -38,6 +38,7 @@ class Case:
     has_heads_first: bool
     scales_queries: bool
     divides: bool = False
+    scales_keys: bool = False
 
     def shape(self, rows: int) -> tuple[int, ...]:
         swapped = (self.heads, rows) if self.has_heads_first else (rows, self.heads)
@@ -58,7 +59,9 @@ class Case:
         values_first = "" if self.has_heads_first else "vm = Transpose <perm = [0, 2, 1, 3]> (v)"
         after = "" if self.has_heads_first else "moved = Transpose <perm = [0, 2, 1, 3]> (r)"
         scaled = f"qs = {operator} ({queries}, scale) s = MatMul (qs, kt)"
-        if not self.scales_queries:
+        if self.scales_keys:  # as PyTorch's exporter does
+            scaled = f"qs = {operator} ({queries}, root) ks = {operator} (kt, root) s = MatMul (qs, ks)"
+        elif not self.scales_queries:
             scaled = f"qk = MatMul ({queries}, kt) s = {operator} (qk, scale)"
         text = f"""<ir_version: 10, opset_import: ["": 22]> g ({inputs}) => (float[N, A, B, C] y) {{
             {heads_first} {values_first} kt = Transpose <perm = [{axes}]> (k) {scaled} p = Softmax (s)
@@ -66,7 +69,8 @@ class Case:
         }}"""
         proto = onnx.parser.parse_model(text)
         factor = np.array(self.factor, np.float32)
-        for name, array in (("scale", 1 / factor if self.divides else factor), ("twice", np.array([1, 1, 1, 2]))):
+        scale = 1 / factor if self.divides else factor
+        for name, array in (("scale", scale), ("root", np.sqrt(scale)), ("twice", np.array([1, 1, 1, 2]))):
             proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
         proto.graph.output[0].type.tensor_type.ClearField("shape")
         made = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
@@ -95,6 +99,7 @@ CASES = (
     Case(2, 3, 70, 64, 32, has_heads_first=False, scales_queries=False, divides=True),
     Case(1, 2, 130, 130, 64, has_heads_first=False, scales_queries=True),
     Case(1, 1, 5, 50, 128, has_heads_first=True, scales_queries=False),
+    Case(1, 3, 18, 33, 16, has_heads_first=False, scales_queries=True, scales_keys=True),
 )
 
 

@@ -37,7 +37,7 @@ def test_any_candidate_gives_right_code(target: str, seed: int, tmp_path: Path) 
     assert len(records) >= 10
     records.save(tmp_path / "random.json")
     bundle = edgec.compile(model, target=target, records=tmp_path / "random.json")
-    assert bundle.tuning_notes == ()
+    assert bundle.notes == ()
     assert len(bundle.manifest["tuning"]["kernels"]) >= len(records)
     need_emulator(bundle)
     report = edgec.check(bundle, threads=2, samples=1)  # the first is standard normal

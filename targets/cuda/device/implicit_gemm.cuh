@@ -338,9 +338,9 @@ __device__ __forceinline__ bool add_blocks(Total (&total)[Tile::m_parts][Tile::n
 
 // The sums of a block's tile, which begins at first_row and first_column of the group; result[m part][2][n part][2].
 // Where blocks share the depth, this one has a part of it, and gets true and the sums if it is the last of its tile.
-template <class Tile, class Left, class Right, int TILES = 1>
+template <class Tile, class Left, class Right, int TILES>
 __device__ __forceinline__ bool main_loop(void *result, const void *left, const void *right, int group, int first_row,
-                                          int first_column, int part = 0, int tile = 0) {
+                                          int first_column, int part, int tile) {
     typedef typename Left::Element T;
     typedef typename Sum<T>::Type Total;
     __shared__ __align__(128) Byte shared[Tile::shared_bytes];

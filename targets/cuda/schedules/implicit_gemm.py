@@ -224,11 +224,9 @@ def _kernel(main: SBlock, last: SBlock, product: _Product, problem: Problem, til
     number, part = block // tile.depth_blocks, block % tile.depth_blocks
     group = number // (row_tiles * column_tiles)
     first_row, first_column = number % row_tiles * tile.rows, number // row_tiles % column_tiles * tile.columns
-    types = [tile.spelled, product.left, product.right, *([str(tiles)] if tile.depth_blocks > 1 else [])]
-    arguments = [*(buffer.data for buffer in (registers, *product.operands)), group, first_row, first_column]
-    if tile.depth_blocks > 1:
-        arguments += [part, number]
-    has_sums = tirx.call_extern("int32", f"edgec::main_loop<{', '.join(types)}>", *arguments)
+    name = f"edgec::main_loop<{tile.spelled}, {product.left}, {product.right}, {tiles}>"
+    pointers = [buffer.data for buffer in (registers, *product.operands)]
+    call = tirx.call_extern("int32", name, *pointers, group, first_row, first_column, part, number)
     lane, warp = thread % 32, thread // 32
     row = first_row + warp // tile.column_warps % tile.row_warps * (tile.row_parts * 16) + lane // 4
     column = first_column + warp % tile.column_warps * (tile.column_parts * 8) + lane % 4 * 2
@@ -265,12 +263,9 @@ def _kernel(main: SBlock, last: SBlock, product: _Product, problem: Problem, til
             ),
         ),
     )
-    if tile.depth_blocks == 1:
-        steps = [tirx.AllocBuffer(registers), tirx.Evaluate(has_sums), epilogue]
-    else:
-        flag = tirx.decl_buffer((1,), "int32", "has_sums", scope="local")
-        stored = tirx.IfThenElse(tirx.BufferLoad(flag, [0]) != 0, epilogue, None)
-        steps = [tirx.AllocBuffer(registers), tirx.AllocBuffer(flag), tirx.BufferStore(flag, has_sums, [0]), stored]
+    has_sums = tirx.decl_buffer((1,), "int32", "has_sums", scope="local")
+    stored = tirx.IfThenElse(tirx.BufferLoad(has_sums, [0]) != 0, epilogue, None)
+    steps = [tirx.AllocBuffer(registers), tirx.AllocBuffer(has_sums), tirx.BufferStore(has_sums, call, [0]), stored]
     of_block = bound(thread, tile.threads, "threadIdx.x", tirx.SeqStmt(steps))
     return bound(block, tiles * tile.depth_blocks, "blockIdx.x", of_block)
 
