@@ -14,7 +14,7 @@ from tvm.target import Target
 from tvm_ffi.structural import structural_walk
 
 from edgec.targets.cuda.architectures import ARCHITECTURES, Architecture, cuda_target
-from edgec.targets.cuda.intrinsics import lower_to_cuda, spread_bytes
+from edgec.targets.cuda.intrinsics import finish_for_cuda, lower_to_cuda
 from edgec.targets.cuda.kernels import DeviceImage, DeviceKernel
 from edgec.targets.cuda.nvrtc import find_compiler
 from edgec.targets.profile import Gpu
@@ -49,6 +49,8 @@ def device_source(function: tirx.PrimFunc, symbol: str, row: Architecture) -> De
     _, opening, body = code.partition('extern "C" __global__')
     # ptxas of CUDA 12.9 spills a few registers to have more blocks at once, unless it is told that one is enough.
     body = re.sub(r"__launch_bounds__\((\d+)\)", r"__launch_bounds__(\1, 1)", body)
+    # Lanes without a part of a sum exchange what they have, which TVM leaves undefined; the others do not use it.
+    body = re.sub(r"(?m)^(\s*alignas\(64\) \w+ red_buf\d+_ptr\w*\[1\]);", r"\1 = {};", body)
     grid, block = (tuple(extents.get(f"{level}.{axis}", 1) for axis in "xyz") for level in ("blockIdx", "threadIdx"))
     return DeviceSource(symbol, f"{opening}{body}", grid, block)  # type: ignore[arg-type]
 
@@ -138,5 +140,5 @@ _PHASES = [
     tirx.transform.LowerWarpMemory(),
     tirx.transform.StmtSimplify(),
     tirx.transform.LowerIntrin(),
-    spread_bytes,
+    finish_for_cuda,
 ]

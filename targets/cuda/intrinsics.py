@@ -7,7 +7,7 @@ from tvm_ffi.structural import structural_map
 
 from edgec.targets.intrinsics import DOT_PRODUCTS
 
-__all__ = ["lower_to_cuda", "spread_bytes"]
+__all__ = ["finish_for_cuda", "lower_to_cuda"]
 
 _FUNCTIONS = {
     "edgec.nearest_integer": "__float2int_rn",
@@ -31,12 +31,15 @@ def lower_to_cuda(function: tirx.PrimFunc, _module: object, _context: object) ->
 
 
 @tirx.transform.prim_func_pass(opt_level=0)  # type: ignore[untyped-decorator]
-def spread_bytes(function: tirx.PrimFunc, _module: object, _context: object) -> tirx.PrimFunc:
-    """Call a function for what TVM 0.27 does only with constants: spread a byte over the four of a word.
+def finish_for_cuda(function: tirx.PrimFunc, _module: object, _context: object) -> tirx.PrimFunc:
+    """Replace what passes of TVM 0.27, `LowerIntrin` the last of them, leave to be done.
 
-    It is the last pass, because others, such as `LowerIntrin`, make such expressions.
+    A byte that is spread over the four of a word is a call of a function, since TVM does that only with constants.
+    Lanes exchange numbers as the whole warp: TVM asks which of them are active, and threads that were apart need not be
+    together again by then (CUDA C++ Programming Guide, "Warp Vote Functions").
     """
-    return function.with_body(structural_map(function.body, (prim.Broadcast, _spread)))
+    body = structural_map(function.body, (prim.Broadcast, _spread))
+    return function.with_body(structural_map(body, (ir.Call, _whole_warp)))
 
 
 def _sum(node: prim.Add) -> prim.Expr:
@@ -51,6 +54,11 @@ def _spread(node: prim.Broadcast) -> prim.Expr:
     if dtype not in ("int8x4", "uint8x4") or isinstance(node.value, prim.IntImm):
         return node
     return tirx.call_pure_extern(dtype, "edgec_spread", node.value)
+
+
+def _whole_warp(node: ir.Call) -> prim.Expr:
+    is_mask = getattr(node.op, "name", "") == "tirx.cuda.__activemask"
+    return tirx.const(0xFFFFFFFF, "uint32") if is_mask else node
 
 
 def _call(node: ir.Call) -> prim.Expr:

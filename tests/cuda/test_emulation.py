@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tests.cuda.emulate import EmulatedKernels, emulate
 
 SOURCE = r"""
 #include <cuda_fp16.h>
+#include "tensor_core.h"
 extern "C" __global__ void __launch_bounds__(256) transposed(float *to, const float *from) {
     __shared__ float tile[16][17];
     int row = blockIdx.y * 16, column = blockIdx.x * 16;
@@ -47,6 +49,46 @@ extern "C" __global__ void unwritten(float *to) {
     to[threadIdx.x] = value[0];
 }
 extern "C" __global__ void outside(float *to) { to[threadIdx.x + 1] = 1; }
+extern "C" __global__ void beyond(float *to) { to[threadIdx.x] = to[64 - threadIdx.x]; }
+extern "C" __global__ void skewed(float *to) { *(float2 *)(to + 3 * threadIdx.x % 32) = make_float2(1, 2); }
+extern "C" __global__ void early_read(float *to) {
+    __shared__ float values[64];
+    values[threadIdx.x] = to[threadIdx.x];
+    to[threadIdx.x] = values[threadIdx.x ^ 32];
+}
+extern "C" __global__ void early_write(float *to) {
+    __shared__ float values[64];
+    values[threadIdx.x] = to[threadIdx.x];
+    __syncthreads();
+    to[threadIdx.x] = values[63];
+    if (threadIdx.x == 63) values[63] = 0;
+}
+extern "C" __global__ void written_twice(float *to) { to[threadIdx.x / 2] = threadIdx.x; }
+extern "C" __global__ void doubled_in_place(float *to) { to[blockIdx.x * 64 + threadIdx.x] = 2 * to[64 + threadIdx.x]; }
+extern "C" __global__ void not_waited_for(float *to) {
+    __shared__ __align__(16) float values[256];
+    edgec::copy_async(values + threadIdx.x * 4, to, 16);
+    edgec::copy_commit();
+    edgec::copy_wait<1>();
+    to[threadIdx.x] = values[threadIdx.x * 4];
+}
+template <bool IS_FENCED>
+__device__ void add_up(float *to, const float *from) {
+    __device__ static float parts[2 * 64];
+    __device__ static unsigned finished;
+    __shared__ bool is_last;
+    parts[blockIdx.x * 64 + threadIdx.x] = from[blockIdx.x * 64 + threadIdx.x];
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        if (IS_FENCED) __threadfence();
+        is_last = atomicAdd(&finished, 1u) == 1;
+        __threadfence();
+    }
+    __syncthreads();
+    if (is_last) to[threadIdx.x] = parts[threadIdx.x] + parts[64 + threadIdx.x];
+}
+extern "C" __global__ void published(float *to, const float *from) { add_up<true>(to, from); }
+extern "C" __global__ void unpublished(float *to) { add_up<false>(to, to); }
 extern "C" __global__ void rounded(half *to, const float *from) {
     to[threadIdx.x] = (half)from[threadIdx.x] * (half)1.001f + __float2half(0.1f);
 }
@@ -54,7 +96,7 @@ extern "C" __global__ void dotted(int *to, const int *a, const int *b) {
     to[threadIdx.x] = __dp4a(a[threadIdx.x], b[threadIdx.x], 3);
 }
 """
-NAMES = ("transposed", "summed", "parted", "early", "two_places", "unwritten", "outside", "rounded", "dotted")
+NAMES = re.findall(r"__global__ void (?:__launch_bounds__\(\d+\) )?(\w+)", SOURCE)
 
 
 @pytest.fixture(scope="module")
@@ -80,21 +122,31 @@ def test_shuffles_sum_up(kernels: EmulatedKernels) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("parted", "not every thread of the block comes to the barrier in line 20, thread 0"),
-        ("two_places", "not every thread of the block comes to the barrier in line 29, thread 0"),
+        ("parted", "not every thread of the block comes to the barrier in line 21, thread 0"),
+        ("two_places", "not every thread of the block comes to the barrier in line 30, thread 0"),
         ("early", "not every lane of the warp takes part"),
-        ("outside", "writes outside of argument 0 of outside"),
+        ("outside", "writes outside of every array: byte 256 of argument 0 of 256 bytes, thread 63 of block 0"),
+        ("beyond", "reads outside of every array: byte 256 of argument 0 of 256 bytes, thread 0 of block 0"),
+        ("skewed", "a misaligned address: byte 12 of argument 0 of 256 bytes, thread 1 of block 0"),
+        ("unwritten", "reads what nothing wrote: shared memory, thread 0 of block 0"),
+        ("early_read", "reads what nothing wrote: shared memory, thread 0 of block 0"),
+        ("early_write", "writes what another thread read, with no barrier in between: shared memory, thread 63"),
+        ("written_twice", "writes what another thread wrote, with no barrier in between: byte 0 of argument 0"),
+        ("doubled_in_place", "writes what another thread read, with no barrier in between: byte 256 of argument 0"),
+        ("not_waited_for", "comes to what an asynchronous copy is about to write: shared memory, thread 0"),
+        ("unpublished", "reads what another thread wrote, with no barrier in between: memory of the module"),
     ],
 )
 def test_wrong_kernels_are_noticed(kernels: EmulatedKernels, name: str, message: str) -> None:
+    blocks = 2 if name in ("doubled_in_place", "unpublished") else 1
     with pytest.raises(RuntimeError, match=message):
-        kernels.launch(name, (1,), (64,), [np.zeros(64, np.float32)])
+        kernels.launch(name, (blocks,), (64,), [np.zeros(64 * blocks, np.float32)])
 
 
-def test_shared_memory_begins_as_nan(kernels: EmulatedKernels) -> None:
-    result = np.zeros(8, np.float32)
-    kernels.launch("unwritten", (1,), (8,), [result])
-    assert np.isnan(result).all()
+def test_blocks_see_what_is_published(kernels: EmulatedKernels) -> None:
+    result, source = np.zeros(64, np.float32), np.arange(128, dtype=np.float32)
+    kernels.launch("published", (2,), (64,), [result, source])
+    np.testing.assert_array_equal(result, source[:64] + source[64:])
 
 
 def test_halves_round_as_in_numpy(kernels: EmulatedKernels) -> None:

@@ -317,12 +317,14 @@ __device__ __forceinline__ bool add_blocks(Total (&total)[Tile::m_parts][Tile::n
     for (int i = 0; i < kSums; ++i) {
         if (k == 0) sums[(part * kSums + i) * kThreads] = (&total[0][0][0])[i];
     }
-    __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) *is_last = atomicAdd(finished, 1u) == Tile::k_blocks - 1;
+    if (threadIdx.x == 0) {  // what the barrier ordered before a fence is published with it (PTX ISA, causality order)
+        __threadfence();
+        *is_last = atomicAdd(finished, 1u) == Tile::k_blocks - 1;
+        __threadfence();
+    }
     __syncthreads();
     if (!*is_last) return false;
-    __threadfence();
     if (threadIdx.x == 0) *finished = 0;
 #pragma unroll
     for (int i = 0; i < kSums; ++i) (&total[0][0][0])[i] = 0;
@@ -378,7 +380,6 @@ __device__ __forceinline__ bool main_loop(void *result, const void *left, const 
             current = current + 1 == Tile::stages ? 0 : current + 1;
             next = next + 1 == Tile::stages ? 0 : next + 1;
         }
-        copy_wait<0>();
     } else {
         a.fetch(shared, begin), b.fetch(shared, begin);
         a.deposit(shared), b.deposit(shared + kLeftBytes);

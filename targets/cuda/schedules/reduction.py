@@ -70,8 +70,12 @@ def _one_reduction(sch: Schedule, blocks: Blocks, main: SBlockRV) -> Schedule:
         epilogue = blocks.all[-1]
         sch.set_scope(main, 0, "local" if neighbours == 1 else "shared")
         sch.reverse_compute_at(epilogue, block, preserve_unit_loops=True)
-        threads = sch.fuse(*sch.get_loops(epilogue)[1:])
-        sch.bind(threads, "threadIdx.x")
+        results = sch.fuse(*sch.get_loops(epilogue)[1:])
+        # One of the threads that share a sum writes its result: of an axis as long as theirs, the first.
+        _, first = sch.split(sch.add_unit_loop(results), [None, sch.get(shared).extent])
+        sch.bind(first, "threadIdx.x" if neighbours == 1 else "threadIdx.y")
+        if neighbours > 1:
+            sch.bind(results, "threadIdx.x")
     return sch
 
 

@@ -1,16 +1,19 @@
 // builtins.h: functions and types that CUDA C has without an include.
 #pragma once
 
+// Clang looks at the alignment of what is assigned to only where that is a call.
 #define EDGEC_VECTOR(name, type)                                                                                       \
     struct __attribute__((aligned(sizeof(type)))) name##1 {                                                            \
         type x;                                                                                                        \
     };                                                                                                                 \
     struct __attribute__((aligned(2 * sizeof(type)))) name##2 {                                                        \
         type x, y;                                                                                                     \
+        name##2 &operator=(const name##2 &v) { return x = v.x, y = v.y, *this; }                                       \
     };                                                                                                                 \
     struct EDGEC_THREE(name, type);                                                                                    \
     struct __attribute__((aligned(4 * sizeof(type) > 16 ? 16 : 4 * sizeof(type)))) name##4 {                           \
         type x, y, z, w;                                                                                               \
+        name##4 &operator=(const name##4 &v) { return x = v.x, y = v.y, z = v.z, w = v.w, *this; }                     \
     };                                                                                                                 \
     inline name##2 make_##name##2(type x, type y) { return {x, y}; }                                                   \
     inline name##4 make_##name##4(type x, type y, type z, type w) { return {x, y, z, w}; }
@@ -113,49 +116,47 @@ inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) {
     return c;
 }
 
+#pragma clang attribute push(__attribute__((no_sanitize("thread", "alignment"))), apply_to = function)
+
 template <class T>
 inline T atomicAdd(T *p, T value) {
+    emulation::pass_atomic();
     T before = *p;
     *p += value;
     return before;
 }
-template <class T>
-inline T atomicMax(T *p, T value) {
-    T before = *p;
-    if (value > before) *p = value;
-    return before;
-}
 
-inline void __threadfence() {}
-inline void __threadfence_block() {}
+inline void __threadfence() { emulation::pass_fence(); }
 inline void __syncwarp(unsigned = ~0u) { emulation::give_up(emulation::State::kWarp, -1); }
-inline unsigned __activemask() { return emulation::warp_size() == 32 ? ~0u : (1u << emulation::warp_size()) - 1; }
 
-// Every lane of the warp takes part, whatever the mask says; from lanes that are not there a lane gets its own value.
+// Every lane of the warp takes part; from lanes that are not there a lane gets its own value.
 template <class T>
-inline T edgec_shuffle(T value, int from, int site) {
+inline T edgec_shuffle(unsigned mask, T value, int from, int site) {
+    if (mask != ~0u) emulation::fail("an exchange that is not between all lanes", site);
     auto slots = emulation::exchange(&value, sizeof(T), site);
     T result = value;
     if (from >= 0 && from < emulation::warp_size()) memcpy(&result, slots[from], sizeof(T));
     return result;
 }
 template <class T>
-inline T __shfl_sync(unsigned, T value, int source, int width = 32) {
+inline T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
     int lane = emulation::lane();
-    return edgec_shuffle(value, lane / width * width + source % width, -2);
+    return edgec_shuffle(mask, value, lane / width * width + source % width, -2);
 }
 template <class T>
-inline T __shfl_xor_sync(unsigned, T value, int mask, int width = 32) {
-    int lane = emulation::lane(), from = lane ^ mask;
-    return edgec_shuffle(value, from / width <= lane / width ? from : lane, -3);
+inline T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
+    int lane = emulation::lane(), from = lane ^ bits;
+    return edgec_shuffle(mask, value, from / width <= lane / width ? from : lane, -3);
 }
 template <class T>
-inline T __shfl_down_sync(unsigned, T value, int delta, int width = 32) {
+inline T __shfl_down_sync(unsigned mask, T value, int delta, int width = 32) {
     int lane = emulation::lane(), from = lane + delta;
-    return edgec_shuffle(value, from / width == lane / width ? from : lane, -4);
+    return edgec_shuffle(mask, value, from / width == lane / width ? from : lane, -4);
 }
 template <class T>
-inline T __shfl_up_sync(unsigned, T value, int delta, int width = 32) {
+inline T __shfl_up_sync(unsigned mask, T value, int delta, int width = 32) {
     int lane = emulation::lane(), from = lane - delta;
-    return edgec_shuffle(value, from >= lane / width * width ? from : lane, -5);
+    return edgec_shuffle(mask, value, from >= lane / width * width ? from : lane, -5);
 }
+
+#pragma clang attribute pop

@@ -23,6 +23,7 @@ struct __attribute__((aligned(4))) half2 {
     half x, y;
     half2() = default;
     half2(half a, half b) : x(a), y(b) {}
+    half2 &operator=(const half2 &v) { return x = v.x, y = v.y, *this; }
 };
 typedef half2 __half2;
 

@@ -1,7 +1,8 @@
 // simt.h: CUDA C as C++ for the host. One block runs at a time, and each of its threads is a fiber.
 //
 // A thread runs until it waits for others (a barrier, or an exchange between the lanes of a warp). Threads that wait
-// for ones that never come are an error. Shared memory holds NaN before each block. Needs nothing of the C++ library.
+// for ones that never come are an error, and so are the accesses to memory that sanitizer.h looks for. Needs nothing of
+// the C++ library.
 #pragma once
 
 #define __global__
@@ -33,6 +34,9 @@ struct uint3 {
 };
 typedef uint3 dim3;
 
+// What the emulation itself does is not looked at.
+#pragma clang attribute push(__attribute__((no_sanitize("thread", "alignment"))), apply_to = function)
+
 namespace emulation {
 
 constexpr int kWarp = 32, kMaxThreads = 1024, kStackBytes = 1 << 16, kSlotBytes = 64, kCopies = 512;
@@ -51,7 +55,9 @@ struct Fiber {
     State state;
     int site;  // what it waits at
     int parity;  // of its exchanges
-    int copies, groups, finished_groups;
+    int copies, groups;
+    unsigned fenced;  // writes before this time are visible to others if what this thread writes now is
+    bool has_asked;   // by an atomic operation
     uint3 index;
     Copy queue[kCopies];
 };
@@ -126,7 +132,8 @@ inline void prepare(Fiber &fiber) {
 #endif
     fiber.stack_pointer = frame;
     fiber.state = State::kReady;
-    fiber.parity = fiber.copies = fiber.groups = fiber.finished_groups = 0;
+    fiber.parity = fiber.copies = fiber.groups = 0;
+    fiber.fenced = 0, fiber.has_asked = false;
 }
 
 // Lets threads go on that wait for one another and are complete; false where none can.
@@ -157,10 +164,12 @@ inline bool is_shared(const void *p) {
 static uint3 threadIdx, blockIdx;
 static uint3 blockDim, gridDim;
 
+#include "sanitizer.h"
+
 namespace emulation {
 
 inline void run_block() {
-    if (__start_edgec_shared) memset(__start_edgec_shared, 0xFF, __stop_edgec_shared - __start_edgec_shared);
+    begin_block();
     for (int i = 0; i < block.threads; ++i) prepare(*block.fibers[i]);
     for (;;) {
         bool moved = false;
@@ -179,7 +188,10 @@ inline void run_block() {
             if (is_last) moved |= release(i - i % kWarp, i % kWarp + 1, State::kWarp);
         }
         if (block.error[0] || done == block.threads) return;
-        moved |= release(0, block.threads, State::kBlock);
+        if (release(0, block.threads, State::kBlock)) {
+            pass_barrier();
+            moved = true;
+        }
         if (!moved) {
             for (block.current = 0; self().state == State::kDone;) ++block.current;
             fail(self().state == State::kBlock ? "not every thread of the block comes to the barrier in line"
@@ -227,16 +239,20 @@ const char *launch(void (*kernel)(Arguments...), const unsigned *grid, const uns
         }
         block.fibers[i]->index = {i % threads[0], i / threads[0] % threads[1], i / threads[0] / threads[1]};
     }
+    begin_launch(grid[0] * grid[1] * grid[2]);
     for (blockIdx.z = 0; blockIdx.z < grid[2]; ++blockIdx.z)
         for (blockIdx.y = 0; blockIdx.y < grid[1]; ++blockIdx.y)
             for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x) {
                 run_block();
                 if (block.error[0]) return block.error;
+                ++block_number;
             }
     return nullptr;
 }
 
 }  // namespace emulation
+
+#pragma clang attribute pop
 
 #define __syncthreads() emulation::give_up(emulation::State::kBlock, __LINE__)
 #define EDGEC_EMULATED_KERNEL(symbol)                                                                                  \

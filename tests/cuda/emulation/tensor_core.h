@@ -5,6 +5,8 @@
 #pragma once
 #include <cuda_fp16.h>
 
+#pragma clang attribute push(__attribute__((no_sanitize("thread", "alignment"))), apply_to = function)
+
 namespace edgec {
 
 namespace emulated {
@@ -50,6 +52,7 @@ inline void full_warp(int site) {
 inline void ldmatrix_x4(unsigned (&result)[4], const void *row) {
     emulated::full_warp(emulated::kLdmatrix);
     if (!emulation::is_shared(row) || (unsigned long)row % 16) emulation::fail("ldmatrix: bad address", 0);
+    emulation::touch(row, 16, emulation::Kind::kRead);
     auto slots = emulation::exchange(&row, sizeof(row), emulated::kLdmatrix);
     int lane = emulation::lane();
     for (int i = 0; i < 4; ++i) {
@@ -63,6 +66,7 @@ inline void ldmatrix_x4(unsigned (&result)[4], const void *row) {
 inline void ldmatrix_x4_transposed(unsigned (&result)[4], const void *row) {
     emulated::full_warp(emulated::kLdmatrix);
     if (!emulation::is_shared(row) || (unsigned long)row % 16) emulation::fail("ldmatrix: bad address", 0);
+    emulation::touch(row, 16, emulation::Kind::kRead);
     auto slots = emulation::exchange(&row, sizeof(row), emulated::kLdmatrixTransposed);
     int group = emulation::lane() / 4, member = emulation::lane() % 4;
     for (int i = 0; i < 4; ++i) {
@@ -173,6 +177,8 @@ inline void copy_async(void *to, const void *from, int bytes) {
     }
     if (fiber.copies == emulation::kCopies) emulation::fail("more copies in flight than the emulation keeps", 0);
     else fiber.queue[fiber.copies++] = {to, from, bytes, fiber.groups};
+    if (bytes) emulation::touch(from, bytes, emulation::Kind::kRead);
+    emulation::touch(to, 16, emulation::Kind::kWriteLater);
 }
 
 inline void copy_commit() { ++emulation::self().groups; }
@@ -185,6 +191,7 @@ inline void copy_wait() {
     for (int i = 0; i < fiber.copies; ++i) {
         emulation::Copy copy = fiber.queue[i];
         if (copy.group < fiber.groups - PENDING) {
+            emulation::touch(copy.to, 16, emulation::Kind::kWrite);
             memset(copy.to, 0, 16);
             memcpy(copy.to, copy.from, copy.bytes);
         } else {
@@ -195,3 +202,5 @@ inline void copy_wait() {
 }
 
 }  // namespace edgec
+
+#pragma clang attribute pop
