@@ -50,10 +50,11 @@ struct Tile {
 };
 
 // Rows of CHUNKS chunks in shared memory, permuted so that the same chunk of eight rows lies in eight different places
-// of 128 bytes: neither copies nor ldmatrix meet in a bank.
+// of 128 bytes: neither copies nor ldmatrix meet in a bank. The permutation repeats itself after eight rows, so a
+// multiple of eight rows `on` is a distance that compilers can add to the address.
 template <int CHUNKS>
-__device__ __forceinline__ int place(int row, int chunk) {
-    return (row * CHUNKS + (chunk ^ (row / (8 / CHUNKS) % CHUNKS))) * kChunk;
+__device__ __forceinline__ int place(int row, int chunk, int on = 0) {
+    return (row * CHUNKS + (chunk ^ (row / (8 / CHUNKS) % CHUNKS))) * kChunk + on * CHUNKS * kChunk;
 }
 
 // Copies an operand's rows to shared memory, stage by stage: a thread has the same rows and the same chunk in each.
@@ -70,15 +71,13 @@ struct Copier {
     }
     // Begins to copy a stage.
     __device__ __forceinline__ void fetch(Byte *shared, int stage) {
-        int chunk = threadIdx.x % CHUNKS, first = threadIdx.x / CHUNKS;
-        typename Operand::Tap tap = operand.tap(stage * CHUNKS + chunk);
+        typename Operand::Tap tap = operand.template tap<CHUNKS>(stage, threadIdx.x % CHUNKS);
 #pragma unroll
         for (int i = 0; i < count; ++i) {
-            int row = first + i * step;
-            if (ROWS % step && row >= ROWS) break;
+            if (!has(i)) break;
             Source source = operand.source(rows[i], tap);
             if constexpr (kAsync) {
-                copy_async(shared + place<CHUNKS>(row, chunk), source.from, source.bytes);
+                copy_async(shared + at(i), source.from, source.bytes);
             } else {
                 held[i] = masked(source);
             }
@@ -86,15 +85,20 @@ struct Copier {
     }
     // Ends it, where it was not asynchronous.
     __device__ __forceinline__ void deposit(Byte *shared) {
-        int chunk = threadIdx.x % CHUNKS, first = threadIdx.x / CHUNKS;
         if constexpr (!kAsync) {
 #pragma unroll
             for (int i = 0; i < count; ++i) {
-                int row = first + i * step;
-                if (ROWS % step && row >= ROWS) break;
-                *(uint4 *)(shared + place<CHUNKS>(row, chunk)) = held[i];
+                if (has(i)) *(uint4 *)(shared + at(i)) = held[i];
             }
         }
+    }
+    // Whether the thread has an i-th row, and the place of its chunk in a stage.
+    static __device__ __forceinline__ bool has(int i) {
+        return ROWS % step == 0 || (int)threadIdx.x / CHUNKS + i * step < ROWS;
+    }
+    static __device__ __forceinline__ int at(int i) {
+        int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+        return step % 8 == 0 ? place<CHUNKS>(row, chunk, i * step) : place<CHUNKS>(row + i * step, chunk);
     }
     static __device__ __forceinline__ uint4 masked(const Source &source) {
         uint4 chunk = {0, 0, 0, 0};
@@ -162,14 +166,14 @@ __device__ __forceinline__ void step(Total (&total)[Tile::m_parts][Tile::n_parts
     unsigned a[Tile::m_parts][4], b[Tile::n_parts][2];
 #pragma unroll
     for (int i = 0; i < Tile::m_parts; ++i) {  // lanes 0-7, 8-15: rows; 16-31: the same of the next chunk
-        int row = (m * Tile::m_parts + i) * 16 + lane % 16;
-        ldmatrix_x4(a[i], a_tile + place<Tile::chunks>(row, chunk + lane / 16));
+        int row = m * Tile::m_parts * 16 + lane % 16;
+        ldmatrix_x4(a[i], a_tile + place<Tile::chunks>(row, chunk + lane / 16, i * 16));
     }
 #pragma unroll
     for (int j = 0; j < Tile::n_parts; j += 2) {  // lanes 0-7: columns, 8-15: their next chunk, 16-31: eight columns on
-        int column = (n * Tile::n_parts + j) * 8 + lane / 16 * 8 + lane % 8;
+        int column = n * Tile::n_parts * 8 + lane / 16 * 8 + lane % 8;
         unsigned both[4];
-        ldmatrix_x4(both, b_tile + place<Tile::chunks>(column, chunk + lane / 8 % 2));
+        ldmatrix_x4(both, b_tile + place<Tile::chunks>(column, chunk + lane / 8 % 2, j * 8));
         b[j][0] = both[0], b[j][1] = both[1], b[j + 1][0] = both[2], b[j + 1][1] = both[3];
     }
 #pragma unroll
@@ -238,16 +242,16 @@ __device__ __forceinline__ void chunk_products(Total (&total)[Tile::m_parts][Til
     uint4 a[Tile::m_parts][2];
 #pragma unroll
     for (int i = 0; i < Tile::m_parts; ++i) {
-        int row = (m * Tile::m_parts + i) * 16 + lane / 4;
-        a[i][0] = *(const uint4 *)(a_tile + place<Tile::chunks>(row, chunk));
-        a[i][1] = *(const uint4 *)(a_tile + place<Tile::chunks>(row + 8, chunk));
+        int row = m * Tile::m_parts * 16 + lane / 4;
+        a[i][0] = *(const uint4 *)(a_tile + place<Tile::chunks>(row, chunk, i * 16));
+        a[i][1] = *(const uint4 *)(a_tile + place<Tile::chunks>(row, chunk, i * 16 + 8));
     }
 #pragma unroll
     for (int j = 0; j < Tile::n_parts; ++j) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-            int column = (n * Tile::n_parts + j) * 8 + lane % 4 * 2 + e;
-            uint4 b = *(const uint4 *)(b_tile + place<Tile::chunks>(column, chunk));
+            int column = n * Tile::n_parts * 8 + lane % 4 * 2 + e;
+            uint4 b = *(const uint4 *)(b_tile + place<Tile::chunks>(column, chunk, j * 8));
 #pragma unroll
             for (int i = 0; i < Tile::m_parts; ++i) {
                 add_products(total[i][j][e], a[i][0], b, type);
@@ -328,11 +332,12 @@ __device__ __forceinline__ bool add_blocks(Total (&total)[Tile::m_parts][Tile::n
     if (threadIdx.x == 0) *finished = 0;
 #pragma unroll
     for (int i = 0; i < kSums; ++i) (&total[0][0][0])[i] = 0;
+    const Total *next = sums;
 #pragma unroll 1
-    for (int from = 0; from < Tile::k_blocks; ++from) {
+    for (int from = 0; from < Tile::k_blocks; ++from, next += kSums * kThreads) {
 #pragma unroll
         for (int i = 0; i < kSums; ++i) {
-            if (k == 0) (&total[0][0][0])[i] += __ldcg(sums + (from * kSums + i) * kThreads);
+            if (k == 0) (&total[0][0][0])[i] += __ldcg(next + i * kThreads);
         }
     }
     return true;

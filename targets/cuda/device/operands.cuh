@@ -17,6 +17,29 @@ struct Source {
 
 __device__ __forceinline__ int within_chunk(int bytes) { return bytes < 0 ? 0 : bytes > kChunk ? kChunk : bytes; }
 
+// Where a chunk of the reduction is: in which unit (a block of channels and a tap of the window), in which part of it.
+struct Position {
+    int unit, part;
+};
+
+// Of chunk `lane` of a stage, in units of KEPT chunks. Written so that what depends on the stage alone, which is the same
+// for all threads, is divided apart from the lane, which is the same in all stages.
+template <int KEPT, int CHUNKS>
+__device__ __forceinline__ Position position(int stage, int lane) {
+    if constexpr (KEPT % CHUNKS == 0) {
+        return {stage / (KEPT / CHUNKS), stage % (KEPT / CHUNKS) * CHUNKS + lane};
+    } else if constexpr (CHUNKS % KEPT == 0) {
+        return {stage * (CHUNKS / KEPT) + lane / KEPT, lane % KEPT};
+    } else {
+        return {(stage * CHUNKS + lane) / KEPT, (stage * CHUNKS + lane) % KEPT};
+    }
+}
+
+template <int DEPTH, int CHUNKS>
+__device__ __forceinline__ bool is_within_depth(int stage, int lane) {
+    return DEPTH % CHUNKS == 0 || stage * CHUNKS + lane < DEPTH;
+}
+
 // Rows are pixels of the output of a convolution over an image (N, blocks, H, W, LANES), chunks (block, ky, kx, part).
 // The image is read as if padded with bytes FILL; channels beyond the last of a group count as zero, and chunks that
 // have no channel are left out where a group has one block.
@@ -28,8 +51,10 @@ struct Image {
     static constexpr int parts = sizeof(T) * LANES / kChunk, group_blocks = (CHANNELS + LANES - 1) / LANES;
     static constexpr int kept = group_blocks == 1 ? (int)(sizeof(T) * CHANNELS + kChunk - 1) / kChunk : parts;
     static constexpr int units = group_blocks * KERNEL_HEIGHT * KERNEL_WIDTH, depth = units * kept;
+    static constexpr bool is_full = group_blocks == 1 ? sizeof(T) * CHANNELS % kChunk == 0 : CHANNELS % LANES == 0;
     struct Row {
-        int offset, y, x;
+        const Byte *from;
+        int y, x;
     };
     struct Tap {
         int offset, y, x, bytes;
@@ -38,47 +63,53 @@ struct Image {
     int group;
 
     __device__ __forceinline__ Row row(int number) const {
-        if (number >= BATCH * OUT_HEIGHT * OUT_WIDTH) return {0, -(1 << 28), 0};
+        if (number >= BATCH * OUT_HEIGHT * OUT_WIDTH) return {data, -(1 << 28), 0};
         int n = number / (OUT_HEIGHT * OUT_WIDTH), pixel = number % (OUT_HEIGHT * OUT_WIDTH);
         int y = pixel / OUT_WIDTH * STRIDE_Y - PAD_Y, x = pixel % OUT_WIDTH * STRIDE_X - PAD_X;
-        return {((n * BLOCKS + group * group_blocks) * HEIGHT + y) * WIDTH + x, y, x};
+        int offset = ((n * BLOCKS + group * group_blocks) * HEIGHT + y) * WIDTH + x;
+        return {data + (long long)offset * (parts * kChunk), y, x};
     }
-    __device__ __forceinline__ Tap tap(int chunk) const {
-        int unit = chunk / kept, part = chunk % kept;
-        int block = unit / (KERNEL_HEIGHT * KERNEL_WIDTH), window = unit % (KERNEL_HEIGHT * KERNEL_WIDTH);
-        int y = window / KERNEL_WIDTH * DILATION_Y, x = window % KERNEL_WIDTH * DILATION_X;
-        int bytes = within_chunk((CHANNELS - block * LANES) * (int)sizeof(T) - part * kChunk);
-        return {((block * HEIGHT + y) * WIDTH + x) * parts + part, y, x, chunk < depth ? bytes : 0};
+    template <int CHUNKS>
+    __device__ __forceinline__ Tap tap(int stage, int lane) const {
+        Position at = position<kept, CHUNKS>(stage, lane);
+        int block = at.unit / (KERNEL_HEIGHT * KERNEL_WIDTH), window = at.unit % (KERNEL_HEIGHT * KERNEL_WIDTH);
+        int y = window / KERNEL_WIDTH * DILATION_Y, x = window % KERNEL_WIDTH * DILATION_X, bytes = kChunk;
+        if constexpr (!is_full) bytes = within_chunk((CHANNELS - block * LANES) * (int)sizeof(T) - at.part * kChunk);
+        if (!is_within_depth<depth, CHUNKS>(stage, lane)) bytes = 0;
+        return {(((block * HEIGHT + y) * WIDTH + x) * parts + at.part) * kChunk, y, x, bytes};
     }
+    // Where no bytes are read, the place may be anywhere.
     __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
         bool inside = (unsigned)(row.y + tap.y) < HEIGHT && (unsigned)(row.x + tap.x) < WIDTH;
         if constexpr (PAD_Y == 0 && PAD_X == 0 && OUT_HEIGHT * STRIDE_Y <= HEIGHT && KERNEL_HEIGHT == 1 &&
                       OUT_WIDTH * STRIDE_X <= WIDTH && KERNEL_WIDTH == 1) {
             inside = row.y >= 0;
         }
-        if (inside) return {data + ((long long)row.offset * parts + tap.offset) * kChunk, tap.bytes};
+        const Byte *from = row.from + tap.offset;
         if constexpr (FILL != 0) {
             static __device__ const uint4 fill = {(unsigned)FILL * 0x01010101u, (unsigned)FILL * 0x01010101u,
                                                   (unsigned)FILL * 0x01010101u, (unsigned)FILL * 0x01010101u};
-            return {(const Byte *)&fill, tap.bytes};
+            return {inside ? from : (const Byte *)&fill, tap.bytes};
         }
-        return {data, 0};
+        return {from, inside ? tap.bytes : 0};
     }
 };
 
-// Operands whose chunks lie at the same distances from the beginning of every row, which is null where there is none.
+// Operands whose chunks lie at the same distances from the beginning of every row.
 struct Plain {
     const Byte *data;
     int group;
 
     struct Row {
         const Byte *from;
+        int bytes;  // of each chunk: none where there is no such row
     };
     struct Tap {
-        int offset, bytes;
+        int offset;
+        bool is_there;
     };
     __device__ __forceinline__ Source source(const Row &row, const Tap &tap) const {
-        return row.from ? Source{row.from + tap.offset, tap.bytes} : Source{data, 0};
+        return {row.from + tap.offset, tap.is_there ? row.bytes : 0};
     }
 };
 
@@ -90,11 +121,13 @@ struct Filter : Plain {
 
     __device__ __forceinline__ Row row(int number) const {
         int block = group * OUT_BLOCKS + number / OUT_LANES, lane = number % OUT_LANES;
-        bool is_there = number < OUT_BLOCKS * OUT_LANES;
-        return {is_there ? data + (long long)(block * UNITS * OUT_LANES + lane) * (parts * kChunk) : nullptr};
+        const Byte *from = data + (long long)(block * UNITS * OUT_LANES + lane) * (parts * kChunk);
+        return {from, number < OUT_BLOCKS * OUT_LANES ? kChunk : 0};
     }
-    __device__ __forceinline__ Tap tap(int chunk) const {
-        return {(chunk / KEPT * OUT_LANES * parts + chunk % KEPT) * kChunk, chunk < depth ? kChunk : 0};
+    template <int CHUNKS>
+    __device__ __forceinline__ Tap tap(int stage, int lane) const {
+        Position at = position<KEPT, CHUNKS>(stage, lane);
+        return {(at.unit * OUT_LANES * parts + at.part) * kChunk, is_within_depth<depth, CHUNKS>(stage, lane)};
     }
 };
 
@@ -106,9 +139,12 @@ struct Matrix : Plain {
     static_assert(pitch % kChunk == 0, "rows begin at multiples of 16 bytes");
 
     __device__ __forceinline__ Row row(int number) const {
-        return {number < ROWS ? data + ((long long)group * ROWS + number) * pitch : nullptr};
+        return {data + ((long long)group * ROWS + number) * pitch, number < ROWS ? kChunk : 0};
     }
-    __device__ __forceinline__ Tap tap(int chunk) const { return {chunk * kChunk, chunk < depth ? kChunk : 0}; }
+    template <int CHUNKS>
+    __device__ __forceinline__ Tap tap(int stage, int lane) const {
+        return {(stage * CHUNKS + lane) * kChunk, is_within_depth<depth, CHUNKS>(stage, lane)};
+    }
 };
 
 }  // namespace edgec
