@@ -13,7 +13,16 @@ from edgec.targets.lowering import layouts
 from edgec.targets.lowering.attributes import integer, integers
 from edgec.targets.lowering.convolution import conv_geometry
 from edgec.targets.lowering.elementwise import combine
-from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import (
+    Emitter,
+    Fusion,
+    before_widening,
+    dtype_name,
+    dtype_of,
+    lowers,
+    shape_of,
+    static_shape,
+)
 
 __all__ = ["emit_global_pool"]
 
@@ -73,7 +82,8 @@ def _windows(node: ir.Node, image: list[int]) -> list[Window]:
 
 
 def _source(emitter: Emitter, value: ir.Value | None) -> relax.Expr:
-    """The 3-D or 4-D tensor as (N, C, H, W) or (N, C/c, H, W, c), whichever exists."""
+    """The 3-D or 4-D tensor as (N, C, H, W) or (N, C/c, H, W, c), whichever exists, in float16 if it holds such."""
+    value = before_widening(value)
     if emitter.is_blocked(value):
         return emitter.blocked(value).var
     expr = emitter.plain(value)
@@ -93,16 +103,16 @@ def max_pool(emitter: Emitter, node: ir.Node) -> None:
     if len(node.outputs) > 1 and node.outputs[1] is not None and node.outputs[1].name:
         raise UnsupportedError(f"MaxPool '{node.name}' gives indices", where=f"tensor '{node.outputs[1].name}'")
     windows = _windows(node, layouts.image_shape(static_shape(node.inputs[0])))
-    x = _source(emitter, node.inputs[0])
-    _finish(emitter, node, emitter.te(pool, x, windows, "max", name="max_pool", fusion=Fusion.EPILOGUE))
+    x, dtype = _source(emitter, node.inputs[0]), dtype_name(node.inputs[0])
+    _finish(emitter, node, emitter.te(pool, x, windows, "max", dtype, name="max_pool", fusion=Fusion.EPILOGUE))
 
 
 @lowers("AveragePool")
 def average_pool(emitter: Emitter, node: ir.Node) -> None:
     """The sum of each window, then a product with one over its size, which is a constant."""
     windows = _windows(node, layouts.image_shape(static_shape(node.inputs[0])))
-    x = _source(emitter, node.inputs[0])
-    total = emitter.te(pool, x, windows, "sum", name="average_pool", fusion=Fusion.EPILOGUE)
+    x, dtype = _source(emitter, node.inputs[0]), dtype_name(node.inputs[0])
+    total = emitter.te(pool, x, windows, "sum", dtype, name="average_pool", fusion=Fusion.EPILOGUE)
     with_padding = bool(integer(node, "count_include_pad", 0))
     sizes = np.multiply.outer(*(window.sizes(with_padding=with_padding) for window in windows))
     _finish(emitter, node, _divided(emitter, total, sizes))
@@ -127,28 +137,29 @@ def global_pool(emitter: Emitter, node: ir.Node) -> None:
 
 def emit_global_pool(emitter: Emitter, node: ir.Node, kind: str) -> None:
     """The "mean", "sum" or "max" of each channel, spatial axes kept as 1."""
-    x = _source(emitter, node.inputs[0])
+    x, dtype = _source(emitter, node.inputs[0]), dtype_name(node.inputs[0])
     _, _, height, width, *_ = shape_of(x)
     name = "global_average_pool" if kind == "mean" else f"global_{kind}_pool"
-    result = emitter.te(whole_image, x, "max" if kind == "max" else "sum", name=name, fusion=Fusion.EPILOGUE)
+    reducer = "max" if kind == "max" else "sum"
+    result = emitter.te(whole_image, x, reducer, dtype, name=name, fusion=Fusion.EPILOGUE)
     if kind == "mean":
         result = _divided(emitter, result, np.array(height * width))
     _finish(emitter, node, result)
 
 
-def pool(x: te.Tensor, windows: list[Window], reducer: str) -> te.Tensor:
-    """From (N, C, H, W[, c]) -> (N, C, H', W'[, c]); what is outside the image does not count."""
+def pool(x: te.Tensor, windows: list[Window], reducer: str, dtype: str) -> te.Tensor:
+    """From (N, C, H, W[, c]) -> (N, C, H', W'[, c]) of ``dtype``; what is outside the image does not count."""
     rows, columns = windows
     height, width = rows.size, columns.size
     ky, kx = te.reduce_axis((0, rows.kernel), "ky"), te.reduce_axis((0, columns.kernel), "kx")
-    outside = tirx.min_value(str(x.dtype)) if reducer == "max" else tirx.const(0, x.dtype)
+    outside = tirx.min_value(dtype) if reducer == "max" else tirx.const(0, dtype)
     combine_ = te.max if reducer == "max" else te.sum
 
     def element(b: tirx.Var, c: tirx.Var, oy: tirx.Var, ox: tirx.Var, *lane: tirx.Var) -> tirx.Expr:
         y = oy * rows.stride + ky * rows.dilation - rows.begin
         xx = ox * columns.stride + kx * columns.dilation - columns.begin
         inside = [y >= 0, y < height] * rows.leaves + [xx >= 0, xx < width] * columns.leaves
-        value = x(b, c, y, xx, *lane)
+        value = x(b, c, y, xx, *lane).astype(dtype)
         return combine_(tirx.if_then_else(tirx.all(*inside), value, outside) if inside else value, axis=[ky, kx])
 
     shape = [int(s) for s in x.shape]
@@ -157,14 +168,14 @@ def pool(x: te.Tensor, windows: list[Window], reducer: str) -> te.Tensor:
     )
 
 
-def whole_image(x: te.Tensor, reducer: str) -> te.Tensor:
-    """From (N, C, H, W[, c]) -> (N, C, 1, 1[, c])."""
+def whole_image(x: te.Tensor, reducer: str, dtype: str) -> te.Tensor:
+    """From (N, C, H, W[, c]) -> (N, C, 1, 1[, c]) of ``dtype``."""
     n, channels, height, width, *lanes = (int(s) for s in x.shape)
     y, xx = te.reduce_axis((0, height), "y"), te.reduce_axis((0, width), "x")
     combine_ = te.max if reducer == "max" else te.sum
     return te.compute(
         [n, channels, 1, 1, *lanes],
-        lambda b, c, _y, _x, *lane: combine_(x(b, c, y, xx, *lane), axis=[y, xx]),
+        lambda b, c, _y, _x, *lane: combine_(x(b, c, y, xx, *lane).astype(dtype), axis=[y, xx]),
         name=f"pool_{reducer}",
         attrs={KERNEL: "pool"},
     )

@@ -13,7 +13,7 @@ from tvm import relax, te, tirx
 from edgec.targets.lowering import scalars
 from edgec.targets.lowering.attributes import integer
 from edgec.targets.lowering.elementwise import combine, emit_map
-from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_of, lowers, shape_of, static_shape
+from edgec.targets.lowering.emitter import Emitter, Fusion, before_widening, dtype_of, lowers, shape_of, static_shape
 from edgec.targets.lowering.pooling import emit_global_pool
 from edgec.targets.lowering.rows import MAXIMUM, MINIMUM, PRODUCT, SUM, Fold, kept_stage, reduce_row
 from edgec.targets.lowering.scalars import Scalar
@@ -56,7 +56,8 @@ def reduce(emitter: Emitter, node: ir.Node) -> None:
         return
     axes = sorted(axis % len(shape) for axis in axes) if axes else list(range(len(shape)))
     pools = {"ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "max"}
-    if emitter.is_blocked(node.inputs[0]) and axes == [2, 3] and node.op_type in pools and integer(node, "keepdims", 1):
+    is_blocked = emitter.is_blocked(before_widening(node.inputs[0]))
+    if is_blocked and axes == [2, 3] and node.op_type in pools and integer(node, "keepdims", 1):
         emit_global_pool(emitter, node, pools[node.op_type])
         return
     result = emit_reduction(emitter, emitter.plain(node.inputs[0]), axes, kind.fold, kind.before, node.op_type)

@@ -46,7 +46,7 @@ MOST_CASES = 10
 """Of an operator."""
 
 
-HALF_FAMILIES = ("convolution", "product", "normalization")
+HALF_FAMILIES = ("convolution", "product", "normalization", "pool")
 """Which have rules of their own in float16: inputs are narrowed, sums are wide, depthwise weights and biases exact."""
 
 
@@ -74,6 +74,23 @@ def test_equals_onnxruntime(
         except AssertionError as err:
             failures.append(f"{cases[int(name[3:].split('_')[0])]}: {err}")
     assert not failures, "\n".join(failures)
+
+
+@pytest.mark.parametrize("target", ["cuda:sm_87", "rk3588"])
+def test_wide_sums_read_blocks_of_halves(target: str) -> None:
+    """Between a convolution and a pool, which adds in float32, nothing is rearranged."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 22]> g (float[1, 16, 6, 6] x)
+            => (float[1, 16, 1, 1] y, float[1, 16, 2, 2] z) {
+            a = Conv (x, w) b = GlobalAveragePool (a) c = AveragePool <kernel_shape = [3, 3], strides = [3, 3]> (a)
+            y = Conv (b, w) z = Conv (c, w)
+        }"""
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((16, 16, 1, 1), np.float32), "w"))
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
+    assert ConvertPrecision(has_wide_sums=False)(model).modified
+    kernels = [call.kernel for call in plan_of(model, load_profile(target)).calls]
+    assert [number for number, name in enumerate(kernels) if "block" in name] == [0, len(kernels) - 1], kernels
 
 
 def test_threads_share_sums_over_much(

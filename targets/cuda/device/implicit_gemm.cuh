@@ -103,7 +103,7 @@ struct Copier {
     static __device__ __forceinline__ uint4 masked(const Source &source) {
         uint4 chunk = {0, 0, 0, 0};
         if (source.bytes) chunk = *(const uint4 *)source.from;
-        if (source.bytes < kChunk) {
+        if (!Operand::is_full && source.bytes < kChunk) {
             chunk.x &= mask(source.bytes), chunk.y &= mask(source.bytes - 4);
             chunk.z &= mask(source.bytes - 8), chunk.w &= mask(source.bytes - 12);
         }

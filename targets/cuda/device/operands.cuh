@@ -97,6 +97,7 @@ struct Image {
 
 // Operands whose chunks lie at the same distances from the beginning of every row.
 struct Plain {
+    static constexpr bool is_full = true;  // chunks are there or not
     const Byte *data;
     int group;
 

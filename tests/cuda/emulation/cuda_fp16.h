@@ -15,7 +15,11 @@ struct __attribute__((aligned(2))) half {
     half(unsigned char x) : value((_Float16)x) {}
     half(long long x) : value((_Float16)x) {}
     half(bool x) : value((_Float16)x) {}
-    operator float() const { return (float)value; }
+    operator float() const volatile { return (float)value; }
+    template <class T>  // so that it is not the copy of one that is not volatile
+    void operator=(T x) volatile {
+        value = x.value;
+    }
 };
 typedef half __half;
 
