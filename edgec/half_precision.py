@@ -20,7 +20,7 @@ from edgec.golden import SEED, execute_samples, golden_samples, reference_model
 from edgec.manifest import graph_inputs, tensor_infos
 from edgec.parity import POLICY, Tolerance, compare
 from edgec.passes import ConvertPrecision
-from edgec.passes.convert_precision import PRODUCTS
+from edgec.passes.convert_precision import PRODUCTS, RECURRENT
 from edgec.progress import Progress, silent
 
 __all__ = ["keep_float32"]
@@ -108,11 +108,11 @@ def _missed(expected: Samples, results: Sequence[Samples], tolerance: Tolerance)
 
 
 def _rounding_errors(reference: ir.Model, half: ir.Model) -> Errors:
-    """What the conversion adds to the constants of each product."""
+    """What the conversion adds to the constants of each product and recurrent layer."""
     converted = {node.name: node for node in half.graph}
     errors: dict[str, dict[str, np.ndarray]] = {}
     for node in reference.graph:
-        if node.op_type not in PRODUCTS or node.name not in converted:
+        if node.op_type not in (*PRODUCTS, *RECURRENT) or node.name not in converted:
             continue
         for value, other in zip(node.inputs, converted[node.name].inputs, strict=True):
             array, rounded = array_of(value), array_of(other)

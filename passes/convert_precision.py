@@ -14,12 +14,14 @@ from edgec.frontend.values import array_of, is_default_op
 from edgec.passes.report import CountedResult, Tally
 from edgec.passes.rewiring import new_constant
 
-__all__ = ["KEPT_IN_FLOAT32", "PRODUCTS", "ConvertPrecision"]
+__all__ = ["KEPT_IN_FLOAT32", "PRODUCTS", "RECURRENT", "ConvertPrecision"]
 
 _SUM = "adds up more numbers than 11 bits can count"
 _WIDE = "its results leave the range of float16 (6e-5 to 65504) for ordinary arguments"
 _STATISTICS = "a mean of squares leaves the range of float16"
 _STATE = "rounds its state at every step"
+
+RECURRENT = ("LSTM", "GRU", "RNN")
 
 KEPT_IN_FLOAT32 = {
     **dict.fromkeys(("Softmax", "LogSoftmax", "LogSumExp", "CumSum", "Einsum"), _SUM),
@@ -30,7 +32,7 @@ KEPT_IN_FLOAT32 = {
     **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), _STATISTICS),
     **dict.fromkeys(("RMSNormalization", "LpNormalization", "MeanVarianceNormalization", "LRN"), _STATISTICS),
     "BatchNormalization": _STATISTICS,
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), _STATE),
+    **dict.fromkeys(RECURRENT, _STATE),
 }
 """Operators that are computed in float32, and why."""
 
@@ -49,9 +51,10 @@ class ConvertPrecision(InPlacePass):
     2. With float16: operators of `KEPT_IN_FLOAT32`, those with a constant that float16 cannot hold, everything between
        integers and the nearest product of floats, and what is computed element by element for a float32 output of the
        graph are computed in float32. What only moves elements follows what makes them.
-    3. With wide sums, a product of float16 is one of float32 whose factors have been rounded to float16. Biases and the
-       weights of depthwise convolutions are not rounded: they are few, so that errors of theirs do not cancel out,
-       and no tensor core multiplies them.
+    3. With wide sums, a product of float16 is one of float32 whose factors have been rounded to float16; so are the
+       inputs and weights of recurrent layers, whose state stays exact. Biases and the weights of depthwise
+       convolutions are not rounded: they are few, so that errors of theirs do not cancel out, and no tensor core
+       multiplies them.
 
     Shapes must have been inferred.
 
@@ -118,6 +121,8 @@ class _Conversion:
                 self._round_factors(node)
             wanted = ir.DataType.FLOAT
             self.sums.add(node.outputs[0])
+        elif self._has_wide_state(node):
+            self._round_factors(node)
         for index, value in enumerate(node.inputs):
             if value is None or value.dtype not in _FLOATS:
                 continue
@@ -152,10 +157,17 @@ class _Conversion:
             return ir.DataType.FLOAT if is_float32 else ir.DataType.FLOAT16
         return ir.DataType.FLOAT16
 
+    def _has_wide_state(self, node: ir.Node) -> bool:
+        settings = self.settings
+        is_asked_for = settings.has_wide_sums and settings.dtype == ir.DataType.FLOAT16 and not settings.keeps_float32
+        return is_asked_for and is_default_op(node, *RECURRENT) and node.name not in settings.kept
+
     def _round_factors(self, node: ir.Node) -> None:
-        """Make the factors of a product float32 that hold float16."""
-        for index, value in enumerate(node.inputs):
-            is_exact = (index == 2 and array_of(value) is not None) or _is_depthwise(node, index)
+        """Make the factors of a product float32 that hold float16: all but constant biases, or input and weights."""
+        factors = node.inputs[:3] if node.op_type in RECURRENT else node.inputs
+        for index, value in enumerate(factors):
+            is_bias = index == 2 and node.op_type not in RECURRENT and array_of(value) is not None
+            is_exact = is_bias or _is_depthwise(node, index)
             if value is None or is_exact or _holds_float16(value):
                 continue
             if value.dtype == ir.DataType.FLOAT:

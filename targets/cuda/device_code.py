@@ -21,7 +21,14 @@ from edgec.targets.profile import Gpu
 
 __all__ = ["DeviceSource", "compile_source", "device_source", "prelude"]
 
-_DEVICE_FILES = ("prelude.cuh", "tensor_core.cuh", "operands.cuh", "implicit_gemm.cuh", "attention.cuh")
+_DEVICE_FILES = (
+    "prelude",
+    "tensor_core",
+    "operands",
+    "implicit_gemm",
+    "attention",
+    "recurrent",
+)
 
 _LAUNCHED_BY_DEVICE = 2  # tvm::CallingConv::kDeviceKernelLaunch
 
@@ -99,7 +106,7 @@ def _plain_arguments(function: tirx.PrimFunc, _module: object, _context: object)
 def prelude() -> str:
     """What the source of every kernel begins with: types and functions, templates of those that kernels call."""
     folder = resources.files("edgec.targets.cuda.device")
-    return "\n".join((folder / name).read_text() for name in _DEVICE_FILES)
+    return "\n".join((folder / f"{name}.cuh").read_text() for name in _DEVICE_FILES)
 
 
 # The GPU part of TVM's own pipeline (tvm/s_tir/pipeline.py of 0.27), with our arguments instead of a host function.

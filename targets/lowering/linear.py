@@ -16,7 +16,7 @@ from edgec.targets.lowering.emitter import Emitter, Fusion, dtype_name, dtype_of
 from edgec.targets.lowering.quantized_weights import QuantizedMatrix, multiply_quantized, read_quantized
 from edgec.targets.lowering.scalars import Scalar, multiply
 
-__all__ = ["batched_matmul", "packed_matmul"]
+__all__ = ["batched_matmul", "packed_matmul", "times_constant"]
 
 KERNEL = "edgec.kernel"
 
@@ -42,7 +42,7 @@ def matmul(emitter: Emitter, node: ir.Node) -> None:
             a, weights = emitter.halved(a, weights)
         x = emitter.plain(a)
         x = emitter.reshape(x, [1, *shape_of(x)] if len(shape_of(x)) == 1 else shape_of(x))
-        result = _packed(emitter, x, weights)
+        result = times_constant(emitter, x, weights)
     else:
         left, right = (emitter.plain(value) for value in _halves(emitter, a, b))
         left_shape, right_shape = shape_of(left), shape_of(right)
@@ -68,12 +68,12 @@ def gemm(emitter: Emitter, node: ir.Node) -> None:
     if integer(node, "transA", 0):
         x = emitter.emit(relax.op.permute_dims(x))
     if small is not None:
-        result = _scaled(emitter, _packed(emitter, x, small), alpha)
+        result = _scaled(emitter, times_constant(emitter, x, small), alpha)
     elif weights is not None:
         matrix = weights.T if integer(node, "transB", 0) else weights
         if matrix.dtype == np.float32:
             matrix, alpha = matrix * np.float32(alpha), 1.0
-        result = _scaled(emitter, _packed(emitter, x, matrix), alpha)
+        result = _scaled(emitter, times_constant(emitter, x, matrix), alpha)
     else:
         y = emitter.plain(b)
         if integer(node, "transB", 0):
@@ -103,8 +103,8 @@ def _scaled(emitter: Emitter, expr: relax.Expr, factor: float) -> relax.Expr:
     return combine(emitter, lambda p: p * tirx.const(factor, p.ty.dtype), [expr], "scale")
 
 
-def _packed(emitter: Emitter, x: relax.Expr, matrix: np.ndarray | QuantizedMatrix) -> relax.Expr:
-    """Input (..., K) times a constant (K, N), or (K,)."""
+def times_constant(emitter: Emitter, x: relax.Expr, matrix: np.ndarray | QuantizedMatrix) -> relax.Expr:
+    """Input (..., K) times a constant (K, N), or (K,); a GPU's product of float16 is float32."""
     if isinstance(matrix, QuantizedMatrix):
         columns = matrix.steps.shape[1]
         return multiply_quantized(emitter, x, matrix, _column_blocks(columns, emitter.profile.lanes("float32")))

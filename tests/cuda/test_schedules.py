@@ -38,6 +38,7 @@ FAMILIES = {
     "reduction": ("ReduceMean", "ReduceMax", "ReduceL2", "ArgMax", "CumSum"),
     "rearrangement": ("Concat", "Transpose", "Pad", "Resize", "Slice", "Gather", "Split", "DepthToSpace"),
     "element-wise": ("Add", "Greater", "Where", "Cast", "Tanh", "Not", "Clip"),
+    "recurrent": ("LSTM", "GRU", "RNN"),
     "quantization": ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
 }
 

@@ -65,6 +65,12 @@ def test_resnet8(precision: str, data_dir: Path, emulated_gpu: EmulatedGpu) -> N
         assert all(image["spill_bytes"] == 0 and image["registers"] <= 255 for image in kernel["images"])
 
 
+def test_a_recurrent_network(emulated_gpu: EmulatedGpu) -> None:
+    bundle = edgec.compile("models.GRUClassifier", target=HOST, precision="fp16")
+    emulated_gpu(bundle)
+    assert_computes_what_the_engine_does(bundle, "local")
+
+
 @pytest.mark.parametrize("target", ["jetson-nano", "jetson-xavier", "jetson"])
 def test_a_jetson_under_qemu(target: str, emulated_gpu: EmulatedGpu) -> None:
     if host_arch() != "aarch64":

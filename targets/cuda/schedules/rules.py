@@ -8,9 +8,8 @@ import tvm
 from tvm import tirx
 from tvm.s_tir import Schedule
 
-from edgec.errors import UnsupportedError
-from edgec.targets.cuda.schedules import attention, implicit_gemm, reduction, window
-from edgec.targets.lowering.recurrent import WRITTEN_OUT
+from edgec.targets.cuda.schedules import attention, implicit_gemm, recurrent, reduction, window
+from edgec.targets.lowering.recurrent import CELL
 from edgec.targets.profile import Profile
 from edgec.targets.schedules.choice import Chooser, default_choice
 
@@ -26,12 +25,10 @@ def schedule_kernel(function: tirx.PrimFunc, profile: Profile, choose: Chooser =
     """The kernel with its loops bound to blocks and threads of a GPU.
 
     Raises:
-        UnsupportedError: It has loops that no rule binds.
+        UnsupportedError: It needs more than a block of threads can have.
     """
-    if WRITTEN_OUT in function.attrs:
-        raise UnsupportedError(
-            "recurrent layers are not supported on GPUs yet", fix="compile for the board's CPU, e.g. --target aarch64"
-        )
+    if CELL in function.attrs:
+        return recurrent.scheduled(function, profile, choose)
     module = tvm.IRModule({"main": function})
     for rule in RULES:
         scheduled = rule(Schedule(module), profile, choose)
