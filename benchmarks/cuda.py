@@ -1,11 +1,14 @@
 """Latency of edgec and its peers on this machine's NVIDIA GPU, interleaved; and how near each kernel is to its peak.
 
     python benchmarks/cuda.py [--models resnet18,yunet] [--batches 1,8] [--precisions fp32,fp16,int8] [--json out.json]
+    python benchmarks/cuda.py --target jetson-orin --prepare FOLDER       # on a machine with a compiler
+    python benchmarks/cuda.py --prepared FOLDER                           # on the board
 
 A latency is what an application sees, from inputs in host memory to outputs in host memory, the same for everybody;
 contenders have processes of their own and take turns, as in `x86.py`. The table of kernels has the times that the GPU
 measured with events, beside the matrix rate and the bandwidth that PyTorch reaches on it in the same run.
 It needs ``edgec[cuda]`` and a PyTorch for CUDA with onnx2torch; ONNX Runtime and TensorRT take part where they are.
+With bundles that were prepared elsewhere plain edgec will do.
 """
 
 from __future__ import annotations
@@ -15,12 +18,16 @@ import json
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
+from onnx import numpy_helper
 from rich.console import Console
 from x86 import Figures, Row, geometric_mean, latency_table, measure, model_path
 
@@ -88,45 +95,110 @@ def model_of(name: str, batch: int) -> ir.Model:
     """A model of the suite for so many images at once.
 
     Raises:
-        EdgecError: The file has a fixed batch.
+        FileNotFoundError: The model's file is not there.
+        EdgecError: The file is not for so many.
     """
     source, shapes = model_path(name)
-    model = read_model(source, shapes or None)
     if batch == 1:
-        return model
+        return read_model(source, shapes or None)
     if isinstance(source, Path):
-        raise EdgecError(f"{name} is a file with a fixed batch of 1")
+        return read_model(_with_batch(onnx.load(source), batch))
+    model = read_model(source, shapes or None)
     wanted = {str(value.name): (batch, *value.shape.numpy()[1:]) for value in model.graph.inputs}
     return read_model(source, wanted)
 
 
-def measure_model(name: str, batch: int, precision: str, target: str, seconds: float, folder: Path) -> Row:
-    """Compile a model and measure all contenders of a precision.
+def _with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """A model that was exported for one image, for several: of inputs and outputs and what is reshaped to them."""
+    graph = model.graph
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    shapes = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    tensors |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+    for name in shapes & {*tensors}:
+        shape = numpy_helper.to_array(tensors[name]).copy()
+        if len(shape) > 1 and shape[0] == 1:
+            shape[0] = batch
+            tensors[name].CopyFrom(numpy_helper.from_array(shape, tensors[name].name))
+    return model
 
-    Raises:
-        EdgecError: edgec cannot compile it.
-        AssertionError: edgec computes something else than its engine.
-    """
-    model = model_of(name, batch)
-    if precision == "int8":
+
+@dataclass(frozen=True)
+class Case:
+    """A model at a batch in a precision, and the bundle of it."""
+
+    model: str
+    batch: int
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.model} x{self.batch} {self.precision}"
+
+    def path(self, folder: Path) -> Path:
+        return folder / f"{self.model}-x{self.batch}-{self.precision}.edgec"
+
+    def compile(self, target: str) -> edgec.Bundle:
+        """Compile it, after quantization by the ranges of noise where it is int8.
+
+        Raises:
+            EdgecError: edgec cannot compile it.
+            FileNotFoundError: The model's file is not there.
+        """
+        model = model_of(self.model, self.batch)
+        if self.precision != "int8":
+            return edgec.compile(model, target=target, name=self.model, precision=self.precision)  # type: ignore[arg-type]
         noise = np.random.default_rng(1)
         samples = {
             value.name: noise.standard_normal((4, *value.shape.numpy())).astype(value.dtype.numpy())
             for value in model.graph.inputs
         }
-        model = edgec.quantize(model, samples, method="minmax")
-    ir.save(model, folder / "model.onnx")
-    (folder / "precision").write_text(precision)
-    bundle = edgec.compile(
-        folder / "model.onnx", target=target, name=name, precision=None if precision == "int8" else precision
-    )
-    sample, expected = ({n: a[0] for n, a in bundle.golden(kind).items()} for kind in ("inputs", "outputs"))
-    for place in (folder, bundle.folder):
-        np.savez(place / "inputs.npz", **sample)
-    places = {f"edgec {precision}": bundle.folder, **dict.fromkeys(PEERS[precision], folder)}
-    figures = measure(places, expected, 1, seconds, None, policy_of(bundle), SCRIPT)
-    bundle.save(folder / f"{name}.edgec")
-    return Row(f"{name} x{batch}", 1, sum(bundle.phases_s.values()), figures)
+        return edgec.compile(edgec.quantize(model, samples, method="minmax"), target=target, name=self.model)
+
+    def prepared(self, folder: Path) -> edgec.Bundle:
+        """Load what was prepared.
+
+        Raises:
+            FileNotFoundError: It was not.
+        """
+        path = self.path(folder)
+        if not path.exists():
+            raise FileNotFoundError(f"no {path}")
+        return edgec.load(path)
+
+    def measure(self, bundle: edgec.Bundle, seconds: float) -> Row:
+        """Measure all contenders.
+
+        Raises:
+            AssertionError: edgec computes something else than its engine.
+            RuntimeError: edgec's process ended.
+        """
+        sample, expected = ({n: a[0] for n, a in bundle.golden(kind).items()} for kind in ("inputs", "outputs"))
+        with tempfile.TemporaryDirectory(prefix="edgec-cuda-") as root:
+            folder = Path(root)
+            (folder / "model.onnx").symlink_to(bundle.folder / "graph" / "model.onnx")
+            (folder / "precision").write_text(self.precision)
+            for place in (folder, bundle.folder):
+                np.savez(place / "inputs.npz", **sample)
+            places = {f"edgec {self.precision}": bundle.folder, **dict.fromkeys(PEERS[self.precision], folder)}
+            figures = measure(places, expected, 1, seconds, None, policy_of(bundle), SCRIPT)
+        return Row(f"{self.model} x{self.batch}", 1, sum(bundle.phases_s.values()), figures)
+
+
+def prepare(cases: Sequence[Case], target: str, folder: Path) -> list[str]:
+    """Compile all cases into a folder; returns what was left out and why."""
+    folder.mkdir(parents=True, exist_ok=True)
+    skipped = []
+    for case in cases:
+        start = time.perf_counter()
+        try:
+            case.compile(target).save(case.path(folder))
+        except (FileNotFoundError, EdgecError) as err:
+            skipped.append(f"{case} is left out: {err}")
+            continue
+        print(f"{case}: {time.perf_counter() - start:.0f} s, {case.path(folder).stat().st_size >> 20} MiB", flush=True)
+    return skipped
 
 
 def kernels_of(bundle: edgec.Bundle, peak: Peak) -> tuple[KernelReport, ...]:
@@ -156,37 +228,46 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8", help="comma-separated; default: 1,8")
     parser.add_argument("--precisions", default=",".join(PEERS), help="comma-separated; default: all")
     parser.add_argument("--seconds", type=float, default=2.0, help="time per contender and model")
+    parser.add_argument("--target", help="what to compile for; default: this machine's GPU")
+    parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="only compile, into this folder; needs --target")
+    parser.add_argument("--prepared", type=Path, metavar="FOLDER", help="measure what --prepare made")
     parser.add_argument("--json", type=Path, help="write all figures here")
     arguments = parser.parse_args()
     models, precisions = arguments.models.split(","), arguments.precisions.split(",")
     for kind, given, known in (("model", models, MODELS), ("precision", precisions, tuple(PEERS))):
         if strangers := sorted({*given} - {*known}):
             parser.error(f"no {kind} called {', '.join(strangers)}; there are {', '.join(known)}")
+    batches = [int(batch) for batch in arguments.batches.split(",")]
+    cases = [Case(name, batch, precision) for precision in precisions for name in models for batch in batches]
+    if arguments.prepare is not None:
+        if arguments.target is None:
+            parser.error("--prepare needs --target, as jetson-orin or cuda:sm_90")
+        print("\n".join(prepare(cases, arguments.target, arguments.prepare)), file=sys.stderr)
+        return
     try:
-        target = gpu_target()
+        gpu = gpu_target()
     except DeviceError as err:
         print(err, file=sys.stderr)
         sys.exit(err.exit_code)
+    target = arguments.target or gpu
     console, report = Console(width=200), []
     for precision in precisions:
         peak, rows = measured_peak(precision), []
-        for name in models:
-            for batch in map(int, arguments.batches.split(",")):
-                with tempfile.TemporaryDirectory(prefix="edgec-cuda-") as root:
-                    try:
-                        row = measure_model(name, batch, precision, target, arguments.seconds, Path(root))
-                        kernels = kernels_of(edgec.load(Path(root) / f"{name}.edgec"), peak)
-                    except (FileNotFoundError, EdgecError, AssertionError) as err:
-                        print(f"{name} x{batch} {precision} is left out: {err}", file=sys.stderr)
-                        continue
-                rows.append(row)
-                report.append(_entry(row, precision, kernel_rows(kernels, peak)))
+        for case in (case for case in cases if case.precision == precision):
+            try:
+                bundle = case.compile(target) if arguments.prepared is None else case.prepared(arguments.prepared)
+                row, kernels = case.measure(bundle, arguments.seconds), kernels_of(bundle, peak)
+            except (FileNotFoundError, EdgecError, AssertionError, RuntimeError) as err:
+                print(f"{case} is left out: {err}", file=sys.stderr)
+                continue
+            rows.append(row)
+            report.append(_entry(row, precision, kernel_rows(kernels, peak)))
+            if arguments.json is not None:  # a session on a device may end at any time
+                arguments.json.write_text(json.dumps({**_machine(target), "rows": report}, indent=2) + "\n")
         if rows:
             console.print(f"{precision}: {peak.gflops / 1e3:.1f} Tflop/s, {peak.bandwidth_gbs:.0f} GB/s measured")
             console.print(latency_table(rows))
             console.print(f"geometric mean of best peer / edgec: {geometric_mean([row.ratio() for row in rows]):.2f}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({**_machine(target), "rows": report}, indent=2) + "\n")
 
 
 def _entry(row: Row, precision: str, kernels: list[dict[str, object]]) -> dict[str, object]:

@@ -124,4 +124,4 @@ LOADERS: Mapping[str, Callable[[Path, Arrays, int], Loader]] = {
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), LOADERS)
+    serve(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), LOADERS, is_pinned_later=True)

@@ -105,11 +105,20 @@ def aligned(array: np.ndarray) -> np.ndarray:
 
 
 def serve(
-    peer: str, folder: Path, threads: int, loaders: Mapping[str, Callable[[Path, Arrays, int], Loader]] = LOADERS
+    peer: str,
+    folder: Path,
+    threads: int,
+    loaders: Mapping[str, Callable[[Path, Arrays, int], Loader]] = LOADERS,
+    is_pinned_later: bool = False,
 ) -> None:
-    """Be a contender until stdin ends."""
+    """Be a contender until stdin ends.
+
+    With ``is_pinned_later`` loading and the first inference, in which a peer may compile, have all CPUs.
+    """
     # The same CPUs for everybody, as many as threads: before the library starts any.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    cpus = sorted(os.sched_getaffinity(0))[:threads]
+    if not is_pinned_later:
+        os.sched_setaffinity(0, cpus)
     with np.load(folder / "inputs.npz") as file:
         inputs = {name: aligned(file[name]) for name in file.files}
     load = loaders[peer](folder, inputs, threads)
@@ -120,6 +129,7 @@ def serve(
     first = time.perf_counter()
     peak_mib = resident_mib("VmHWM")
     np.savez(folder / f"{peer}.npz", *fetch())
+    os.sched_setaffinity(0, cpus)
     answer({
         "load_ms": (loaded - start) * 1e3,
         "first_ms": (first - loaded) * 1e3,

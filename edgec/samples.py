@@ -267,4 +267,4 @@ def _fitted(info: TensorInfo, array: Array, where: str) -> Array:
             where=f"{where}: {len(wrong)} of {array.size} elements, the first at {tuple(wrong[0].tolist())}",
             fix="leave the sample out, or mend the preprocessing",
         )
-    return np.ascontiguousarray(array.reshape(info.shape), dtype)
+    return np.asarray(array.reshape(info.shape), dtype, order="C")

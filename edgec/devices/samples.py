@@ -82,7 +82,7 @@ def _checked(info: TensorInfo, array: np.ndarray) -> np.ndarray:
         raise EdgecError(
             f"input '{info.name}' has the wrong dtype", where=given, fix=f"convert it: array.astype('{info.dtype}')"
         )
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")  # which keeps scalars so
 
 
 def _takes(bundle: Bundle) -> str:

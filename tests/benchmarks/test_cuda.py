@@ -34,11 +34,19 @@ def test_shares_of_the_peak() -> None:
     assert (row["share_of_matrix_rate"], row["share_of_bandwidth"]) == (0.4, 0.5)
 
 
+@pytest.mark.parametrize("name", ["resnet8", "efficientnet_lite0", "yunet", "resnet18"])
 @pytest.mark.usefixtures("data_dir")
-def test_files_have_a_batch_of_one() -> None:
-    with pytest.raises(cuda.EdgecError, match="fixed batch"):
-        cuda.model_of("yunet", 8)
-    assert cuda.model_of("resnet18", 8).graph.inputs[0].shape.numpy()[0] == 8
+def test_several_images_at_once(name: str) -> None:
+    """Each of them gives what it gives alone."""
+    one, three = cuda.model_of(name, 1), cuda.model_of(name, 3)
+    assert {value.shape.numpy()[0] for value in (*three.graph.inputs, *three.graph.outputs)} == {3}
+    if name in ("resnet18", "efficientnet_lite0"):  # they take long in the engine
+        return
+    (value,) = three.graph.inputs
+    images = np.random.default_rng(3).uniform(0, 255, value.shape.numpy()).astype(np.float32)
+    together = execute(three, {value.name: images})
+    for name, array in execute(one, {value.name: images[1:2]}).items():
+        np.testing.assert_allclose(together[name][1:2], array, rtol=1e-4, atol=1e-4)
 
 
 def test_the_contender_of_pytorch_computes_the_model(tmp_path: Path) -> None:

@@ -67,6 +67,12 @@ def test_views_become_contiguous() -> None:
     np.testing.assert_array_equal(given_image, image)
 
 
+def test_scalars_stay_scalars() -> None:
+    """A sample of them is taken out of an array, and NumPy would make it one of one element."""
+    samples = {"image": np.stack([IMAGE, IMAGE]), "mode": np.stack([MODE, MODE])}
+    assert [mode.shape for _, mode in split_samples(NET, samples)] == [(), ()]
+
+
 def test_a_single_sample_and_a_plain_batch_are_understood() -> None:
     net = taking(TensorInfo("image", (1, 3, 2), "float32"))
     assert len(split_samples(net, {"image": IMAGE})) == 1
