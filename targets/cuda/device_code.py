@@ -21,7 +21,9 @@ from edgec.targets.profile import Gpu
 
 __all__ = ["DeviceSource", "compile_source", "device_source", "prelude"]
 
-_DEVICE_FILES = ("prelude.cuh", "tensor_core.cuh", "operands.cuh", "implicit_gemm.cuh", "attention.cuh")
+_DEVICE_FILES = tuple(
+    f"{name}.cuh" for name in ("prelude", "tensor_core", "operands", "tile", "products", "implicit_gemm", "attention")
+)
 
 _LAUNCHED_BY_DEVICE = 2  # tvm::CallingConv::kDeviceKernelLaunch
 
