@@ -22,7 +22,8 @@ from edgec.targets.profile import Gpu
 __all__ = ["DeviceSource", "compile_source", "device_source", "prelude"]
 
 _DEVICE_FILES = tuple(
-    f"{name}.cuh" for name in ("prelude", "tensor_core", "operands", "tile", "products", "implicit_gemm", "attention")
+    f"{name}.cuh"
+    for name in ("prelude", "tensor_core", "operands", "tile", "volta", "products", "implicit_gemm", "attention")
 )
 
 _LAUNCHED_BY_DEVICE = 2  # tvm::CallingConv::kDeviceKernelLaunch

@@ -132,6 +132,9 @@ __device__ __forceinline__ bool main_loop(void *result, const void *left, const 
     if constexpr (Tile::k_blocks > 1) {
         if (!add_blocks<Tile, Left, Right, TILES>(total, shared, k, part, tile)) return false;
     }
+#if __CUDA_ARCH__ < 750
+    if constexpr (Tile::unit == Unit::kTensorCore) arrange<Tile>(total, shared, warp);
+#endif
 #pragma unroll
     for (int i = 0; i < Tile::m_parts; ++i) {
 #pragma unroll

@@ -3,7 +3,7 @@
 
 namespace edgec {
 
-// -- products of a pair of chunks by tensor cores ---------------------------------------------------------------------
+// -- products of a pair of chunks by tensor cores (of Volta: volta.cuh) ----------------------------------------------
 
 #if __CUDA_ARCH__ >= 750
 __device__ __forceinline__ void multiply(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const half *) {
@@ -160,7 +160,7 @@ __device__ __forceinline__ void multiply_stage(Total (&total)[Tile::m_parts][Til
     for (int s = 0; s < Tile::chunks / 2 / Tile::k_warps; ++s) {
         int chunk = (k + s * Tile::k_warps) * 2;
         if constexpr (Tile::unit == Unit::kTensorCore) {
-#if __CUDA_ARCH__ >= 750
+#if __CUDA_ARCH__ >= 700
             step<Tile>(total, a_tile, b_tile, m, n, chunk, type);
 #else
             static_assert(Tile::unit != Unit::kTensorCore, "there are none");

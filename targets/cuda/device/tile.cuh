@@ -40,20 +40,40 @@ struct Tile {
 };
 
 // Rows of CHUNKS chunks in shared memory, permuted so that the same chunk of eight rows lies in eight different places
-// of 128 bytes: neither copies nor ldmatrix meet in a bank. The permutation repeats itself after eight rows, so a
-// multiple of PERIOD rows `on` is a distance that compilers can add to the address.
+// of 128 bytes: neither copies nor ldmatrix meet in a bank. With a period of sixteen, that also holds for four rows and
+// the ones eight further on, which lanes load together for Volta's tensor cores. A multiple of PERIOD rows `on` is a
+// distance that compilers can add to the address. The place of a chunk is that of chunk 0, xor chunk * kChunk.
 template <int ROWS, int CHUNKS, int PERIOD>
 struct Permuted {
     static constexpr int rows = ROWS, chunks = CHUNKS, period = PERIOD, bytes = ROWS * CHUNKS * kChunk;
 
     static __device__ __forceinline__ int place(int row, int chunk, int on = 0) {
+        if constexpr (PERIOD == 16) chunk ^= row / 8 % 2 * 2;
         return (row * CHUNKS + (chunk ^ (row / (8 / CHUNKS) % CHUNKS))) * kChunk + on * CHUNKS * kChunk;
+    }
+};
+
+// The first chunk of all rows, then the next one of all: rows at a regular distance, as wmma wants them, of which eight
+// fill the banks once. What lies between makes copies of a row's chunks meet in no bank either.
+template <int ROWS, int CHUNKS>
+struct ByChunk {
+    static constexpr int rows = ROWS, chunks = CHUNKS, period = 1;
+    static constexpr int plane = (ROWS + 8 / CHUNKS) * kChunk, bytes = CHUNKS * plane;
+
+    static __device__ __forceinline__ int place(int row, int chunk, int on = 0) {
+        return chunk * plane + (row + on) * kChunk;
     }
 };
 
 // Where the chunks of an operand lie: by what multiplies them.
 template <Unit UNIT, class T, int ROWS, int CHUNKS>
 struct Places : Permuted<ROWS, CHUNKS, 8> {};
+#if __CUDA_ARCH__ < 750
+template <int ROWS, int CHUNKS>
+struct Places<Unit::kTensorCore, half, ROWS, CHUNKS> : Permuted<ROWS, CHUNKS, 16> {};
+template <int ROWS, int CHUNKS>
+struct Places<Unit::kTensorCore, signed char, ROWS, CHUNKS> : ByChunk<ROWS, CHUNKS> {};
+#endif
 
 // A stage of both operands, one after the other.
 template <class Tile, class T>
