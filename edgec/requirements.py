@@ -75,7 +75,7 @@ def in_precision(precision: str | None, profile: Profile) -> Profile:
     _check_precision(precision, profile)
     if precision != "tf32":
         return profile
-    if profile.gpu is None or not ARCHITECTURES[profile.gpu.capability].has_tf32:
+    if profile.gpu is None or "tf32" not in ARCHITECTURES[profile.gpu.capability].tensor_core_types:
         raise UnsupportedError(
             f"target '{profile.name}' does not compute in tf32",
             where="instruction set " + profile.instruction_set.name

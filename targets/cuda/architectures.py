@@ -50,8 +50,13 @@ class Architecture:
         return self.capability >= 61
 
     @property
-    def has_tensor_cores(self) -> bool:
-        """Whether there is ``mma`` with the fragments that the device code uses (PTX ISA, mma.m16n8k8)."""
+    def tensor_core_types(self) -> frozenset[str]:
+        """What its tensor cores multiply, none where it has none."""
+        return frozenset(name for name, since in _TENSOR_CORES_SINCE.items() if self.capability >= since)
+
+    @property
+    def has_ldmatrix(self) -> bool:
+        """Whether a warp can load fragments of eight rows anywhere in shared memory (PTX ISA, ldmatrix)."""
         return self.capability >= 75
 
     @property
@@ -59,11 +64,9 @@ class Architecture:
         """Whether a thread can copy to shared memory without waiting (PTX ISA, cp.async)."""
         return self.capability >= 80
 
-    @property
-    def has_tf32(self) -> bool:
-        """Whether tensor cores multiply float32, rounded to tf32 (PTX ISA, mma.m16n8k8)."""
-        return self.capability >= 80
 
+# What is multiplied -> the first capability with instructions for it (PTX ISA: mma.m8n8k4, wmma.mma, mma.m16n8k8).
+_TENSOR_CORES_SINCE = {"float16": 70, "int8": 72, "tf32": 80}
 
 # CUDA C++ Programming Guide, "Compute Capabilities", technical specifications per compute capability; which compiler
 # serves which: release notes of CUDA 11.8 (to Hopper), 12.9 (to Blackwell) and 13.0 (from Turing on, sm_110 instead of

@@ -165,7 +165,8 @@ def _headers_major(include: Sequence[Path]) -> int | None:
     """Of which CUDA the headers are: packages of 11 and 12 have the same folder, and the last one installed has it."""
     for folder in include:
         if (folder / "cuda_fp16.h").is_file() and (folder / "cuda_runtime_api.h").is_file():
-            version = re.search(r"#define CUDART_VERSION\s+(\d+)", (folder / "cuda_runtime_api.h").read_text())
+            header = (folder / "cuda_runtime_api.h").read_text(encoding="utf-8")  # NVRTC 11.8 sets the process's locale
+            version = re.search(r"#define CUDART_VERSION\s+(\d+)", header)
             return int(version[1]) // 1000 if version else None
     return None
 

@@ -89,6 +89,45 @@ __device__ void add_up(float *to, const float *from) {
 }
 extern "C" __global__ void published(float *to, const float *from) { add_up<true>(to, from); }
 extern "C" __global__ void unpublished(float *to) { add_up<false>(to, to); }
+extern "C" __global__ void warped(float *to) {
+    __shared__ float values[64];
+    for (int i = 1; i < 4; ++i) {
+        values[threadIdx.x] = to[threadIdx.x];
+        __syncwarp();
+        to[threadIdx.x] = values[threadIdx.x ^ i];
+        __syncwarp();
+    }
+}
+extern "C" __global__ void between_warps(float *to) {
+    __shared__ float values[64];
+    values[threadIdx.x] = to[threadIdx.x];
+    __syncwarp();
+    to[threadIdx.x] = values[threadIdx.x ^ 32];
+}
+template <bool BY_STORE>
+__device__ void multiply(int *to, const int *from) {
+    __shared__ __align__(32) int operands[2 * 64], sums[256];
+    for (int i = threadIdx.x; i < 128; i += 32) operands[i] = from[i];
+    __syncthreads();
+    unsigned a[2], b[2];
+    int d[8] = {};
+    edgec::wmma_load_rows(a, operands, 16);
+    edgec::wmma_load_columns(b, operands + 64, 16);
+    edgec::wmma_m16n16k16(d, a, b);
+    if (BY_STORE) edgec::wmma_store(sums, d, 16);
+    for (int i = 0; i < 8 && !BY_STORE; ++i) {  // as mma.m16n8k16 has them
+        sums[(threadIdx.x / 4 + i / 2 % 2 * 8) * 16 + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2] = d[i];
+    }
+    __syncwarp();
+    for (int i = threadIdx.x; i < 256; i += 32) to[i] = sums[i];
+}
+extern "C" __global__ void multiplied(int *to, const int *from) { multiply<true>(to, from); }
+extern "C" __global__ void taken_for_granted(int *to, const int *from) { multiply<false>(to, from); }
+extern "C" __global__ void off_by_four(int *) {
+    __shared__ __align__(32) int rows[65];
+    unsigned a[2];
+    edgec::wmma_load_rows(a, rows + 1, 16);
+}
 extern "C" __global__ void rounded(half *to, const float *from) {
     to[threadIdx.x] = (half)from[threadIdx.x] * (half)1.001f + __float2half(0.1f);
 }
@@ -135,6 +174,8 @@ def test_shuffles_sum_up(kernels: EmulatedKernels) -> None:
         ("doubled_in_place", "writes what another thread read, with no barrier in between: byte 256 of argument 0"),
         ("not_waited_for", "comes to what an asynchronous copy is about to write: shared memory, thread 0"),
         ("unpublished", "reads what another thread wrote, with no barrier in between: memory of the module"),
+        ("between_warps", "reads what another thread wrote, with no barrier in between: shared memory, thread 0"),
+        ("off_by_four", "wmma: bad address"),
     ],
 )
 def test_wrong_kernels_are_noticed(kernels: EmulatedKernels, name: str, message: str) -> None:
@@ -147,6 +188,22 @@ def test_blocks_see_what_is_published(kernels: EmulatedKernels) -> None:
     result, source = np.zeros(64, np.float32), np.arange(128, dtype=np.float32)
     kernels.launch("published", (2,), (64,), [result, source])
     np.testing.assert_array_equal(result, source[:64] + source[64:])
+
+
+def test_barrier_orders_a_warp(kernels: EmulatedKernels) -> None:
+    values = np.arange(64, dtype=np.float32)
+    kernels.launch("warped", (1,), (64,), [values])
+    np.testing.assert_array_equal(values, np.arange(64))
+
+
+def test_fragments_without_a_documented_layout(kernels: EmulatedKernels) -> None:
+    """What is stored is the product; a layout that is taken for granted is not there."""
+    operands = np.random.default_rng(2).integers(-128, 128, (2, 16, 16), np.int8)
+    expected = operands[0].astype(np.int32) @ operands[1].astype(np.int32).T
+    for name, is_right in (("multiplied", True), ("taken_for_granted", False)):
+        result = np.zeros((16, 16), np.int32)
+        kernels.launch(name, (1,), (32,), [result, operands])
+        assert np.array_equal(result, expected) == is_right
 
 
 def test_halves_round_as_in_numpy(kernels: EmulatedKernels) -> None:

@@ -254,10 +254,13 @@ PICKS: dict[str, Callable[[Site], Choice]] = {
 # Tensor cores of all their generations and CUDA cores with and without a dot product, each with one tile or several.
 UNITS = [
     *(("float16", 87, "default"), ("float16", 87, "largest"), ("float16", 75, "deepest"), ("float16", 53, "smallest")),
-    *(("int8", 87, "deepest"), ("int8", 75, "largest"), ("int8", 72, "default"), ("int8", 53, "smallest")),
+    *(("float16", 72, "default"), ("float16", 72, "deepest"), ("float16", 70, "largest"), ("float16", 70, "parted")),
+    *(("int8", 87, "deepest"), ("int8", 75, "largest"), ("int8", 70, "default"), ("int8", 53, "smallest")),
+    *(("int8", 72, "default"), ("int8", 72, "largest"), ("int8", 72, "deepest"), ("int8", 72, "parted")),
     *(("tf32", 87, "largest"), ("float32", 87, "default"), ("float32", 62, "deepest")),
     *(("float16", 90, "parted"), ("int8", 90, "parted"), ("float32", 61, "parted")),
 ]
+TENSOR_CORES_SINCE = {"float16": 70, "int8": 72, "tf32": 80, "float32": 1000}
 RELATIVE_ERROR = {"float16": 2e-3, "tf32": 2e-3, "float32": 1e-5, "int8": 0.0}
 
 
@@ -285,7 +288,7 @@ def test_products_equal_numpy(
 
     outputs = run_plan(plan_of(made.model, profile), profile, made.inputs, tmp_path, choose)
     assert len(tiles) == len(made.problems)
-    assert {bool(tile.tensor_cores) for tile in tiles} == {dtype != "float32" and capability >= 75}
+    assert {bool(tile.tensor_cores) for tile in tiles} == {capability >= TENSOR_CORES_SINCE[dtype]}
     assert pick != "deepest" or max(tile.depth_warps for tile in tiles) == 4
     assert pick != "parted" or max(tile.depth_blocks for tile in tiles) >= (2 if dtype == "int8" else 4)
     assert pick != "largest" or max(tile.warps for tile in tiles) >= 4
@@ -294,11 +297,11 @@ def test_products_equal_numpy(
         assert error <= RELATIVE_ERROR[dtype] * np.abs(expected).max(), (name, error)
 
 
-@pytest.mark.parametrize("capability", [53, 62, 72, 75, 87, 90, 110])
+@pytest.mark.parametrize("capability", [53, 62, 70, 72, 75, 87, 90, 110])
 def test_products_fit_the_multiprocessor(capability: int) -> None:
     """The largest tiles have registers enough, and shared memory that needs no asking for."""
     row = ARCHITECTURES[capability]
-    for dtype in [dtype for dtype in RELATIVE_ERROR if dtype != "tf32" or row.has_tf32]:
+    for dtype in [dtype for dtype in RELATIVE_ERROR if dtype != "tf32" or "tf32" in row.tensor_core_types]:
         profile = _profile(capability, dtype)
         assert profile.gpu is not None
         made = Products(dtype, (Problem((1, 64, 28, 28), (128, 64, 3, 3), pads=(1, 1, 1, 1)),))

@@ -71,11 +71,19 @@ def test_a_recurrent_network(emulated_gpu: EmulatedGpu) -> None:
     assert_computes_what_the_engine_does(bundle, "local")
 
 
-@pytest.mark.parametrize("target", ["jetson-nano", "jetson-xavier", "jetson"])
-def test_a_jetson_under_qemu(target: str, emulated_gpu: EmulatedGpu) -> None:
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [("jetson-nano", "fp32"), ("jetson-xavier", "fp16"), ("jetson-xavier", "int8"), ("jetson", "fp32")],
+)
+def test_a_jetson_under_qemu(target: str, precision: str, emulated_gpu: EmulatedGpu) -> None:
     if host_arch() != "aarch64":
         emulator("aarch64")
-    bundle = edgec.compile(tiny_model(), target=target)
+    rng = np.random.default_rng(0)
+    samples = {name: rng.normal(size=(8, 1, depth, 8, 8)) for name, depth in (("image", 3), ("shift", 4))}
+    calibration = {name: array.astype(np.float32) for name, array in samples.items()}
+    bundle = edgec.compile(
+        tiny_model(), target=target, precision=precision, calibration=calibration if precision == "int8" else None
+    )
     emulated_gpu(bundle)
     assert_computes_what_the_engine_does(bundle, "qemu" if host_arch() != "aarch64" else "local")
     assert bundle.glibc is not None and tuple(map(int, bundle.glibc.split("."))) <= (2, 27)

@@ -85,6 +85,45 @@ __device__ __forceinline__ void mma_m8n8k16(int *d, unsigned a, unsigned b) {
     }
 }
 
+// 8 x 4 halves times 4 x 8 halves, once for each eight lanes that have bits 2 and 3 in common. From sm_70 on.
+__device__ __forceinline__ void mma_m8n8k4(float *d, unsigned a0, unsigned a1, unsigned b0, unsigned b1) {
+    asm volatile("mma.sync.aligned.m8n8k4.row.col.f32.f16.f16.f32 {%0, %1, %2, %3, %4, %5, %6, %7}, {%8, %9}, "
+                 "{%10, %11}, {%0, %1, %2, %3, %4, %5, %6, %7};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
+                 : "r"(a0), "r"(a1), "r"(b0), "r"(b1));
+}
+
+// 16 rows, or 16 columns, of 16 signed bytes, that begin at multiples of 8 bytes, `pitch` from one to the next. Which
+// of them a lane gets is not documented, nor which sums: those can be set to a number, added, and stored. From sm_72.
+__device__ __forceinline__ void wmma_load_rows(unsigned (&a)[2], const void *rows, int pitch) {
+    asm volatile("wmma.load.a.sync.aligned.row.m16n16k16.shared.s8 {%0, %1}, [%2], %3;"
+                 : "=r"(a[0]), "=r"(a[1])
+                 : "r"(shared_address(rows)), "r"(pitch)
+                 : "memory");
+}
+__device__ __forceinline__ void wmma_load_columns(unsigned (&b)[2], const void *columns, int pitch) {
+    asm volatile("wmma.load.b.sync.aligned.col.m16n16k16.shared.s8 {%0, %1}, [%2], %3;"
+                 : "=r"(b[0]), "=r"(b[1])
+                 : "r"(shared_address(columns)), "r"(pitch)
+                 : "memory");
+}
+
+// 16 x 16 signed bytes times 16 x 16 signed bytes. From sm_72 on.
+__device__ __forceinline__ void wmma_m16n16k16(int *d, const unsigned (&a)[2], const unsigned (&b)[2]) {
+    asm volatile("wmma.mma.sync.aligned.row.col.m16n16k16.s32.s8.s8.s32 {%0, %1, %2, %3, %4, %5, %6, %7}, {%8, %9}, "
+                 "{%10, %11}, {%0, %1, %2, %3, %4, %5, %6, %7};"
+                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7])
+                 : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(b[1]));
+}
+
+// 16 x 16 sums to shared memory, `pitch` sums from one row to the next; rows begin at multiples of 32 bytes.
+__device__ __forceinline__ void wmma_store(int *rows, const int *d, int pitch) {
+    asm volatile("wmma.store.d.sync.aligned.row.m16n16k16.shared.s32 [%0], {%1, %2, %3, %4, %5, %6, %7, %8}, %9;" ::"r"(
+                     shared_address(rows)),
+                 "r"(d[0]), "r"(d[1]), "r"(d[2]), "r"(d[3]), "r"(d[4]), "r"(d[5]), "r"(d[6]), "r"(d[7]), "r"(pitch)
+                 : "memory");
+}
+
 // Four products of unsigned and signed bytes, and a total. From sm_61 on.
 __device__ __forceinline__ int dot4_unsigned(unsigned a, unsigned b, int total) {
     int result;

@@ -76,12 +76,18 @@ class Problem:
 
     def on_tensor_cores(self, row: Architecture) -> bool:
         """Whether the architecture has tensor cores for these operands."""
-        return row.has_tensor_cores and (self.dtype != "float32" or (self.is_tf32 and row.has_tf32))
+        factors = {"int32": "int8", "float32": "tf32" if self.is_tf32 else "float32"}.get(self.dtype, self.dtype)
+        return factors in row.tensor_core_types
+
+    def padding_bytes(self, row: Architecture) -> int:
+        """Of a stage: what lies between chunks where those of all rows lie together (`ByChunk` in `tile.cuh`)."""
+        is_by_chunk = self.dtype == "int32" and self.on_tensor_cores(row) and not row.has_ldmatrix
+        return 2 * 8 * CHUNK_BYTES if is_by_chunk else 0
 
 
 @dataclass(frozen=True)
 class Tile:
-    """How a block of threads works, see `implicit_gemm.cuh`.
+    """How a block of threads works, see `tile.cuh`.
 
     Attributes:
         row_parts, column_parts: A warp's sums, in parts of 16 rows and of 8 columns.
@@ -121,10 +127,10 @@ class Tile:
     def threads(self) -> int:
         return 32 * self.warps
 
-    @property
-    def shared_bytes(self) -> int:
+    def shared_bytes(self, padding_bytes: int) -> int:
+        """With so much of each stage for other things than chunks."""
         sums = self.rows * self.columns * 4 if self.depth_warps > 1 else 0
-        return max(self.stages * (self.rows + self.columns) * self.chunks * CHUNK_BYTES, sums)
+        return max(self.stages * ((self.rows + self.columns) * self.chunks * CHUNK_BYTES + padding_bytes), sums)
 
     @property
     def spelled(self) -> str:
@@ -162,22 +168,22 @@ def _tiles(problem: Problem, gpu: Gpu) -> Iterator[Tile]:
             for depth_blocks in _DEPTH_BLOCKS:
                 divisions = (row_warps, column_warps, depth_warps, depth_blocks)
                 tile = Tile(row_parts, column_parts, *divisions, chunks, stages, int(tensor_cores))
-                if tile.threads * THREAD_REGISTERS <= row.block_registers and _is_sensible(problem, tile):
+                if tile.threads * THREAD_REGISTERS <= row.block_registers and _is_sensible(problem, row, tile):
                     yield tile
 
 
 def _stages(problem: Problem, row: Architecture, lines: int, chunks: int) -> int:
-    fitting = SHARED_BYTES // (lines * chunks * CHUNK_BYTES)
+    fitting = SHARED_BYTES // (lines * chunks * CHUNK_BYTES + problem.padding_bytes(row))
     wanted = 4 if row.has_async_copy else 2
     return min(fitting, wanted, max(2, -(-problem.depth // chunks)))
 
 
-def _is_sensible(problem: Problem, tile: Tile) -> bool:
+def _is_sensible(problem: Problem, row: Architecture, tile: Tile) -> bool:
     """Whether the tile fits shared memory, and no warp has nothing but rows or columns beyond the last, or no depth."""
     return (
         tile.stages >= 2
         and (tile.rows + tile.columns) * tile.chunks <= MOST_COPIES * tile.threads
-        and tile.shared_bytes <= SHARED_BYTES
+        and tile.shared_bytes(problem.padding_bytes(row)) <= SHARED_BYTES
         and (tile.depth_warps == 1 or problem.depth >= 8 * tile.depth_warps)
         and (tile.depth_blocks == 1 or _parts_pay(problem, tile))
         and (tile.row_warps == 1 or (tile.row_warps - 1) * tile.row_parts * 16 < problem.rows)
@@ -197,8 +203,9 @@ def _parts_pay(problem: Problem, tile: Tile) -> bool:
 def _products_per_cycle(problem: Problem, row: Architecture) -> int:
     """Multiply-adds of a multiprocessor per cycle.
 
-    Source: NVIDIA's white papers on Turing and Ampere; of CUDA cores, the table of arithmetic throughput in the CUDA
-    C++ Programming Guide.
+    Source: NVIDIA's white papers on Volta (V100), Turing and Ampere; for bytes on Volta, the data sheet of Jetson AGX
+    Xavier: 11 TFLOPS of halves, 22 TOPS of bytes; of CUDA cores, the table of arithmetic throughput in the CUDA C++
+    Programming Guide.
     """
     if problem.on_tensor_cores(row):
         halves = 1024 if row.has_async_copy else 512
@@ -220,13 +227,15 @@ def estimated_cycles(problem: Problem, tile: Tile, gpu: Gpu) -> float:
     resident = min(
         row.resident_threads // tile.threads,
         REGISTERS // (registers * tile.threads),
-        max(1, row.shared_bytes // tile.shared_bytes),
+        max(1, row.shared_bytes // tile.shared_bytes(problem.padding_bytes(row))),
     )
     share = -(-blocks // gpu.multiprocessors)
     together = max(1, min(resident, share))
     size = {"float16": 2, "float32": 4}.get(problem.dtype, 1)
     products = tile.rows * tile.columns * tile.chunks * CHUNK_BYTES // size
     read = tile.warps // tile.depth_warps * (tile.row_parts * 16 + tile.column_parts * 8) * tile.chunks * CHUNK_BYTES
+    if problem.dtype == "float16" and problem.on_tensor_cores(row) and not row.has_ldmatrix:
+        read *= 2  # two groups of lanes load the same rows, or the same columns
     copied = (tile.rows + tile.columns) * tile.chunks * CHUNK_BYTES
     # A warp scheduler of four issues one tensor instruction after the other only with enough warps to choose from.
     busy = min(1.0, together * tile.warps / 8)

@@ -127,7 +127,7 @@ inline T atomicAdd(T *p, T value) {
 }
 
 inline void __threadfence() { emulation::pass_fence(); }
-inline void __syncwarp(unsigned = ~0u) { emulation::give_up(emulation::State::kWarp, -1); }
+inline void __syncwarp(unsigned = ~0u) { emulation::give_up(emulation::State::kWarp, emulation::kWarpBarrier); }
 
 // Every lane of the warp takes part; from lanes that are not there a lane gets its own value.
 template <class T>

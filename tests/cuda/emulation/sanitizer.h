@@ -39,6 +39,7 @@ static Range arrays[64];
 static int array_count;
 static unsigned clock = 1;  // goes on at barriers, fences and atomic operations
 static unsigned barrier_clock, block_clock, launch_clock, block_number;
+static unsigned warp_clocks[kMaxThreads / kWarp];  // of each warp's last barrier of its own
 static unsigned *published;  // what a block wrote before this time, by number of the block
 static bool has_acquired, will_acquire;
 
@@ -76,11 +77,17 @@ inline void complain(const char *what, const char *p) {
 
 inline bool may_see(const Stamp &writer) { return has_acquired && writer.clock < published[writer.block]; }
 
+// Whether a barrier, of the block or of the warp that both belong to, lies between an access in this block and now.
+inline bool is_before_barrier(const Stamp &stamp) {
+    int warp = block.current / kWarp;
+    return stamp.clock < barrier_clock || (stamp.thread / kWarp == warp && stamp.clock < warp_clocks[warp]);
+}
+
 // Whether an earlier access leaves this one, by the current thread, to chance.
 inline bool is_unordered(const Stamp &stamp, bool is_in_shared, bool is_write_seen) {
     if (stamp.clock <= (is_in_shared ? block_clock : launch_clock)) return false;
     if (stamp.block != block_number) return !is_write_seen || !may_see(stamp);
-    return stamp.clock >= barrier_clock && stamp.thread != block.current;
+    return stamp.thread != block.current && !is_before_barrier(stamp);
 }
 
 enum class Kind { kRead, kWrite, kWriteLater };
@@ -115,7 +122,7 @@ inline void touch(const void *address, unsigned long size, Kind kind) {
             Stamp &reader = cell.reader;
             bool is_first = reader.clock <= (is_in_shared ? block_clock : launch_clock);
             unsigned by = is_first || reader.block == block_number ? block_number : kSeveral;
-            bool is_alone = is_first || reader.clock < barrier_clock || reader.thread == thread;
+            bool is_alone = is_first || is_before_barrier(reader) || reader.thread == thread;
             reader = {clock, by, is_alone ? thread : kSeveralThreads, false};
         }
     }
@@ -143,6 +150,8 @@ inline void pass_barrier() {
     barrier_clock = ++clock;
     has_acquired |= will_acquire;
 }
+
+inline void pass_warp_barrier(int warp) { warp_clocks[warp] = ++clock; }
 
 inline void pass_fence() {
     ++clock;

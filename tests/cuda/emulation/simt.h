@@ -25,6 +25,7 @@ void *malloc(unsigned long size);
 void free(void *memory);
 void *memcpy(void *to, const void *from, unsigned long size);
 void *memset(void *to, int value, unsigned long size);
+int memcmp(const void *a, const void *b, unsigned long size);
 int snprintf(char *text, unsigned long size, const char *format, ...);
 extern char __start_edgec_shared[] __attribute__((weak)), __stop_edgec_shared[] __attribute__((weak));
 }
@@ -39,6 +40,7 @@ typedef uint3 dim3;
 
 namespace emulation {
 
+constexpr int kWarpBarrier = -1;  // where a thread waits that is in __syncwarp
 constexpr int kWarp = 32, kMaxThreads = 1024, kStackBytes = 1 << 16, kSlotBytes = 64, kCopies = 512;
 
 enum class State { kReady, kBlock, kWarp, kDone };
@@ -185,7 +187,10 @@ inline void run_block() {
             }
             done += fiber.state == State::kDone;
             bool is_last = i % kWarp == kWarp - 1 || i == block.threads - 1;
-            if (is_last) moved |= release(i - i % kWarp, i % kWarp + 1, State::kWarp);
+            if (is_last && release(i - i % kWarp, i % kWarp + 1, State::kWarp)) {
+                if (fiber.site == kWarpBarrier) pass_warp_barrier(i / kWarp);
+                moved = true;
+            }
         }
         if (block.error[0] || done == block.threads) return;
         if (release(0, block.threads, State::kBlock)) {

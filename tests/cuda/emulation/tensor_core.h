@@ -1,7 +1,8 @@
 // tensor_core.h: the instructions that the device header wraps, by the fragment layouts of the PTX ISA.
 //
-// Written from the tables of "Warp-level matrix instructions" (mma.m16n8k16 ..., ldmatrix) and "cp.async", not from the
-// code that is tested. An operand is kept as one matrix: A[row][k], B[k][column]; a register holds 32 / bits elements.
+// Written from the tables of "Warp-level matrix instructions" (mma.m16n8k16 ..., wmma, ldmatrix) and "cp.async", not
+// from the code that is tested. An operand is kept as one matrix: A[row][k], B[k][column]; a register holds 32 / bits
+// elements.
 #pragma once
 #include <cuda_fp16.h>
 
@@ -11,7 +12,7 @@ namespace edgec {
 
 namespace emulated {
 
-enum { kLdmatrix = -100, kLdmatrixTransposed, kMma16816, kMma1688, kMmaTf32, kMma16832, kMma8816 };
+enum { kLdmatrix = -100, kLdmatrixTransposed, kMma16816, kMma1688, kMmaTf32, kMma16832, kMma8816, kMma884, kWmma };
 
 inline float half_of(unsigned word, int number) {
     return (float)__builtin_bit_cast(_Float16, (unsigned short)(word >> 16 * number));
@@ -160,6 +161,92 @@ inline void mma_m8n8k16(int *d, unsigned a, unsigned b) {
         [&](int k, int column) {
             return emulated::byte_of<true>(emulated::register_of(slots[column * 4 + k / 4], 1), k % 4);
         });
+}
+
+// mma.m8n8k4 .f16: lanes with l % 16 / 4 in common compute a matrix of their own. a and b: k = 0 ... 3 of row, or
+// column, l % 4, and of 4 + l % 4 in lanes from 16 on. d: element i is of row (l & 1) + (i & 2), from lane 16 on of four
+// rows further down, and column (i & 4) + (l & 2) + (i & 1).
+inline void mma_m8n8k4(float *d, unsigned a0, unsigned a1, unsigned b0, unsigned b1) {
+    emulated::full_warp(emulated::kMma884);
+    unsigned mine[4] = {a0, a1, b0, b1};
+    auto slots = emulation::exchange(mine, sizeof(mine), emulated::kMma884);
+    int lane = emulation::lane(), first = lane % 16 / 4 * 4;
+    auto element = [&](int line, int k, int matrix) {
+        const char *slot = slots[first + line % 4 + line / 4 * 16];
+        return emulated::half_of(emulated::register_of(slot, matrix * 2 + k / 2), k % 2);
+    };
+    for (int i = 0; i < 8; ++i) {
+        int row = (lane & 1) + (i & 2) + lane / 16 * 4, column = (i & 4) + (lane & 2) + (i & 1);
+        for (int k = 0; k < 4; ++k) d[i] += element(row, k, 0) * element(column, k, 1);
+    }
+}
+
+namespace emulated {
+
+// wmma.m16n16k16: "the distribution of fragments loaded by the threads in a warp is unspecified". Here element number
+// `8 * lane + slot` of a lane is that of the matrix times a factor, modulo 256, another one for each matrix.
+struct Scrambling {
+    int factor, inverse;
+
+    int element(int slot) const { return (emulation::lane() * 8 + slot) * factor % 256; }
+    int holder(int element) const { return element * inverse % 256; }
+};
+constexpr Scrambling kRows = {37, 173}, kColumns = {101, 109}, kSums = {59, 243};
+static_assert(37 * 173 % 256 == 1 && 101 * 109 % 256 == 1 && 59 * 243 % 256 == 1);
+
+// All lanes give the same place in shared memory; each row begins at a multiple of the size of a lane's fragment.
+inline void check_wmma(const void *place, int pitch_bytes, unsigned fragment_bytes) {
+    full_warp(kWmma);
+    unsigned long mine[2] = {(unsigned long)place, (unsigned long)pitch_bytes};
+    auto slots = emulation::exchange(mine, sizeof(mine), kWmma);
+    if (memcmp(slots[0], mine, sizeof(mine))) emulation::fail("wmma: lanes differ about the place", 0);
+    if (!emulation::is_shared(place) || mine[0] % fragment_bytes || mine[1] % fragment_bytes) {
+        emulation::fail("wmma: bad address", 0);
+    }
+}
+
+inline void load_bytes(unsigned (&fragment)[2], const void *lines, int pitch, Scrambling scrambling) {
+    check_wmma(lines, pitch, sizeof(fragment));
+    for (int slot = 0; slot < 8; ++slot) {
+        int element = scrambling.element(slot);
+        const char *from = (const char *)lines + element / 16 * pitch + element % 16;
+        emulation::touch(from, 1, emulation::Kind::kRead);
+        ((char *)fragment)[slot] = *from;
+    }
+}
+
+}  // namespace emulated
+
+inline void wmma_load_rows(unsigned (&a)[2], const void *rows, int pitch) {
+    emulated::load_bytes(a, rows, pitch, emulated::kRows);
+}
+inline void wmma_load_columns(unsigned (&b)[2], const void *columns, int pitch) {
+    emulated::load_bytes(b, columns, pitch, emulated::kColumns);
+}
+
+inline void wmma_m16n16k16(int *d, const unsigned (&a)[2], const unsigned (&b)[2]) {
+    emulated::full_warp(emulated::kWmma);
+    unsigned mine[4] = {a[0], a[1], b[0], b[1]};
+    auto slots = emulation::exchange(mine, sizeof(mine), emulated::kWmma);
+    auto element = [&](int line, int k, emulated::Scrambling scrambling, int matrix) {
+        int holder = scrambling.holder(line * 16 + k);
+        return (int)(signed char)slots[holder / 8][matrix * 8 + holder % 8];
+    };
+    for (int slot = 0; slot < 8; ++slot) {
+        int row = emulated::kSums.element(slot) / 16, column = emulated::kSums.element(slot) % 16;
+        for (int k = 0; k < 16; ++k) {
+            d[slot] += element(row, k, emulated::kRows, 0) * element(column, k, emulated::kColumns, 1);
+        }
+    }
+}
+
+inline void wmma_store(int *rows, const int *d, int pitch) {
+    emulated::check_wmma(rows, pitch * 4, 32);
+    for (int slot = 0; slot < 8; ++slot) {
+        int element = emulated::kSums.element(slot), *to = rows + element / 16 * pitch + element % 16;
+        emulation::touch(to, 4, emulation::Kind::kWrite);
+        *to = d[slot];
+    }
 }
 
 // dp4a.u32.s32
