@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -64,19 +65,31 @@ class InProcessRunner:
         return [self._run_one(sample) for sample in samples]
 
     def _run_one(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        infer, outputs = self.bind(inputs)
-        infer()
+        outputs = [_aligned_empty(info) for info in self._bundle.outputs]
+        self._check(self._library.edgec_run(self._session, _pointers(inputs), _pointers(outputs)))
         return outputs
 
     def bind(self, inputs: Sequence[np.ndarray]) -> tuple[Callable[[], None], list[np.ndarray]]:
-        """An inference on these very arrays, and the arrays that each call of it overwrites."""
-        outputs = [_aligned_empty(info) for info in self._bundle.outputs]
-        given, wanted = _pointers(inputs), _pointers(outputs)
+        """An inference on copies of these inputs in the session's own memory, page-locked where it is for a GPU, and the
+        outputs there, which each call of it overwrites. Both are gone when the runner is closed.
+        """
+        inputs_there = [self._buffer("input", i, array.shape, array.dtype) for i, array in enumerate(inputs)]
+        for there, array in zip(inputs_there, inputs, strict=True):
+            there[...] = array
+        outputs = [self._buffer("output", i, o.shape, np.dtype(o.dtype)) for i, o in enumerate(self._bundle.outputs)]
+        given, wanted = _pointers(inputs_there), _pointers(outputs)
 
-        def infer(_kept: object = (inputs, outputs)) -> None:
+        def infer() -> None:
             self._check(self._library.edgec_run(self._session, given, wanted))
 
         return infer, outputs
+
+    def _buffer(self, kind: str, index: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        find = self._library[f"edgec_{kind}_buffer"]
+        find.restype = ctypes.c_void_p
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        memory = (ctypes.c_char * size).from_address(find(self._session, index))
+        return np.frombuffer(memory, dtype).reshape(shape)
 
     def _check(self, status: int) -> None:
         if status != 0:

@@ -146,10 +146,18 @@ EDGEC_API edgec_status edgec_create(const edgec_model *model, const edgec_option
  * inputs, outputs: one pointer per tensor, in the model's order, each to size_bytes bytes owned by the caller. They may
  * have any alignment: those not aligned to EDGEC_ALIGNMENT are copied through buffers of the session. Outputs must
  * overlap neither each other nor an input. Allocates nothing, except that a kernel which asks for scratch memory gets
- * it on its first run, and the session keeps it. A GPU model copies all of them, and has one thread: the caller's.
+ * it on its first run, and the session keeps it. A GPU model copies all that are not edgec_input_buffer or
+ * edgec_output_buffer, and has one thread: the caller's.
  * A second call on a session that is still running fails with EDGEC_ERROR_BUSY and disturbs nothing. After
  * EDGEC_ERROR_KERNEL the outputs are undefined and the session stays usable. */
 EDGEC_API edgec_status edgec_run(edgec_session *session, const void *const *inputs, void *const *outputs);
+
+/* Memory of the session for one input or output, aligned to EDGEC_ALIGNMENT, until edgec_destroy; NULL where there is no
+ * such tensor. Passed to edgec_run, nothing is copied to or from it by the CPU: on a GPU it is page-locked, and on a
+ * Jetson the kernels may work on it in place, so let a camera or decoder write here. Calls of edgec_run with other
+ * pointers overwrite it. */
+EDGEC_API void *edgec_input_buffer(edgec_session *session, int index);
+EDGEC_API void *edgec_output_buffer(edgec_session *session, int index);
 
 /* Ends the workers and frees the session. NULL is allowed. The session must not be running, and must be destroyed before
  * the shared library that made it is closed. */

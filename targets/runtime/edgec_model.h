@@ -28,6 +28,7 @@ struct edgec_backend {
     edgec_status (*open)(const edgec_model *model, const unsigned char *params, void **state);
     edgec_status (*run)(void *state, const void *const *inputs, void *const *outputs, edgec_profiler profiler,
                         void *user);
+    void *(*buffer)(void *state, int index); /* of an input, or of an output after the inputs */
     void (*close)(void *state);
 };
 

@@ -36,10 +36,13 @@ typedef struct runner_tensors {
     const edgec_model *model;
     void **inputs, **outputs;
     size_t input_bytes, output_bytes; /* of one sample */
+    int is_borrowed;                  /* the buffers are the session's */
 } runner_tensors;
 int runner_tensors_create(runner_tensors *tensors, const edgec_model *model);
 void runner_tensors_free(runner_tensors *tensors);
 void runner_tensors_fill(runner_tensors *tensors);
+/* Brings the inputs into the session's own memory, for good. */
+void runner_tensors_move(runner_tensors *tensors, edgec_session *session);
 
 typedef struct runner_source {
     FILE *file;

@@ -119,6 +119,7 @@ int runner_bench(const edgec_model *model, const runner_options *options) {
     code = runner_open(model, options, 0, &session);
     const uint64_t load_ns = runner_now_ns() - begin;
     if (code == EXIT_DONE) {
+        runner_tensors_move(&tensors, session);
         const edgec_status status = measure(session, &tensors, options, &first_ns, &series);
         if (status != EDGEC_OK) code = runner_status(status);
     }

@@ -39,9 +39,23 @@ int runner_tensors_create(runner_tensors *tensors, const edgec_model *model) {
 }
 
 void runner_tensors_free(runner_tensors *tensors) {
-    free_buffers(tensors->inputs, tensors->model->num_inputs);
-    free_buffers(tensors->outputs, tensors->model->num_outputs);
+    free_buffers(tensors->inputs, tensors->is_borrowed ? 0 : tensors->model->num_inputs);
+    free_buffers(tensors->outputs, tensors->is_borrowed ? 0 : tensors->model->num_outputs);
     tensors->inputs = tensors->outputs = NULL;
+}
+
+void runner_tensors_move(runner_tensors *tensors, edgec_session *session) {
+    for (int i = 0; i < tensors->model->num_inputs; i++) {
+        void *buffer = edgec_input_buffer(session, i);
+        memcpy(buffer, tensors->inputs[i], tensors->model->inputs[i].size_bytes);
+        free(tensors->inputs[i]);
+        tensors->inputs[i] = buffer;
+    }
+    for (int i = 0; i < tensors->model->num_outputs; i++) {
+        free(tensors->outputs[i]);
+        tensors->outputs[i] = edgec_output_buffer(session, i);
+    }
+    tensors->is_borrowed = 1;
 }
 
 static uint64_t next_random(uint64_t *state) { /* xorshift64: the same on every machine */

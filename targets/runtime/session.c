@@ -266,6 +266,28 @@ edgec_status edgec_run(edgec_session *session, const void *const *inputs, void *
     return status;
 }
 
+/* Index: of an input, or of an output after the inputs. */
+static void *buffer(edgec_session *session, int index) {
+    const edgec_model *model = session->model;
+    if (model->backend != NULL) return model->backend->buffer(session->device, index);
+    unsigned char *at = session->staging;
+    for (int i = 0; i < index; i++) {
+        const int is_input = i < model->num_inputs;
+        at += round_up(is_input ? model->inputs[i].size_bytes : model->outputs[i - model->num_inputs].size_bytes);
+    }
+    return at;
+}
+
+void *edgec_input_buffer(edgec_session *session, int index) {
+    const int is_there = session != NULL && index >= 0 && index < session->model->num_inputs;
+    return is_there ? buffer(session, index) : NULL;
+}
+
+void *edgec_output_buffer(edgec_session *session, int index) {
+    const int is_there = session != NULL && index >= 0 && index < session->model->num_outputs;
+    return is_there ? buffer(session, session->model->num_inputs + index) : NULL;
+}
+
 edgec_status edgec_set_profiler(edgec_session *session, edgec_profiler profiler, void *user) {
     const edgec_status status = enter(session);
     if (status != EDGEC_OK) return status;

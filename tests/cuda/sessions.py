@@ -23,6 +23,16 @@ def run(lib: ctypes.CDLL, session: Session, x: np.ndarray, offset: int) -> tuple
     return code, b"".join(buffer.tobytes() for buffer in outputs)
 
 
+def run_in_place(lib: ctypes.CDLL, session: Session, x: np.ndarray) -> bytes:
+    """On the session's own memory."""
+    inputs = [lib.edgec_input_buffer(session.handle, i) for i in range(2)]
+    outputs = [lib.edgec_output_buffer(session.handle, i) for i in range(3)]
+    for address, array in zip(inputs, (x, U), strict=True):
+        ctypes.memmove(address, array.tobytes(), BYTES)
+    assert lib.edgec_run(session.handle, (ctypes.c_void_p * 2)(*inputs), (ctypes.c_void_p * 3)(*outputs)) == 0
+    return b"".join(map(ctypes.string_at, outputs, (BYTES, 2 * BYTES, BYTES)))
+
+
 def main(library: str, params: str, *memory_is_short: str) -> None:
     lib = load(Path(library))
     with Session(lib, Path(params), threads=4, verify_params=1) as first:
@@ -33,6 +43,8 @@ def main(library: str, params: str, *memory_is_short: str) -> None:
             print(second.code, second.error)
         else:
             assert run(lib, second, X + 2, 1) == (OK, expected(X + 2))
+            assert run_in_place(lib, second, X + 3) == expected(X + 3)
+            assert run(lib, second, X, 4) == (OK, expected(X))
         for shift, offset in enumerate((0, 4, 1)):
             code, outputs = run(lib, first, X + shift, offset)
             if code == OK:

@@ -120,6 +120,8 @@ def load(path: Path) -> ctypes.CDLL:
     lib.edgec_last_error.restype = ctypes.c_char_p
     for name, count in {"run": 3, "destroy": 1, "set_profiler": 3, "num_threads": 1, "worker_cpus": 2}.items():
         getattr(lib, f"edgec_{name}").argtypes = [ctypes.c_void_p] * count
+    for find in (lib.edgec_input_buffer, lib.edgec_output_buffer):
+        find.restype, find.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int]
     return lib
 
 

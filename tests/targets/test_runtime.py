@@ -85,6 +85,30 @@ def test_values(lib: ctypes.CDLL, params: Path, threads: int, offset: int) -> No
             np.testing.assert_array_equal(data, np.arange(77))
 
 
+def test_memory_of_the_session(lib: ctypes.CDLL, params: Path) -> None:
+    """It is used in place, beside buffers of the application's that are copied, and ends nowhere too early."""
+    with Session(lib, params, threads=2) as session:
+        given = [lib.edgec_input_buffer(session.handle, i) for i in range(2)]
+        wanted = [lib.edgec_output_buffer(session.handle, i) for i in range(3)]
+        assert len({*given, *wanted}) == 5 and all(address % 64 == 0 for address in (*given, *wanted))
+        inputs, outputs = (ctypes.c_void_p * 2)(*given), (ctypes.c_void_p * 3)(*wanted)
+        ctypes.memset(given[1], 0, 4)
+        for shift in (0, 1):
+            ctypes.memmove(given[0], (X + shift).tobytes(), 4 * SIZE)
+            assert lib.edgec_run(session.handle, inputs, outputs) == OK
+            found = np.frombuffer(ctypes.string_at(wanted[0], 4 * SIZE), np.float32)
+            np.testing.assert_array_equal(found, expected(X + shift))
+            assert ctypes.string_at(wanted[2], 77) == bytes(range(77))
+        x, y = place(4 * SIZE, 1), place(4 * SIZE, 4)
+        x[:] = (X + 5).view(np.uint8)
+        inputs[0], outputs[0] = x.ctypes.data, y.ctypes.data
+        assert lib.edgec_run(session.handle, inputs, outputs) == OK
+        np.testing.assert_array_equal(y.view(np.float32), expected(X + 5))
+        for index in (-1, 2, 3):
+            assert lib.edgec_input_buffer(session.handle, index) is None
+        assert lib.edgec_output_buffer(session.handle, 3) is None and lib.edgec_output_buffer(None, 0) is None
+
+
 def test_thousands_of_runs(lib: ctypes.CDLL, params: Path) -> None:
     inputs, outputs = (ctypes.c_void_p * 2)(), (ctypes.c_void_p * 3)()
     x, mode, y, counts, data = (place(n, 0) for n in (4 * SIZE, 4, 4 * SIZE, 64, 77))

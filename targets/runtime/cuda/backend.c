@@ -83,13 +83,15 @@ static edgec_status run_once(edgec_cuda *cuda, const void *const *inputs, void *
     const edgec_model *model = cuda->model;
     for (int i = 0; i < model->num_inputs; i++) {
         const size_t size = model->inputs[i].size_bytes;
-        if (size > 0) memcpy(cuda->staging + cuda->offsets[i], inputs[i], size);
+        unsigned char *own = cuda->staging + cuda->offsets[i];
+        if (size > 0 && inputs[i] != own) memcpy(own, inputs[i], size);
     }
     const edgec_status status =
         profiler == NULL ? edgec_cuda_infer(cuda) : edgec_cuda_infer_timed(cuda, profiler, user);
     for (int i = 0; i < model->num_outputs && status == EDGEC_OK; i++) {
         const size_t size = model->outputs[i].size_bytes;
-        if (size > 0) memcpy(outputs[i], cuda->staging + cuda->offsets[model->num_inputs + i], size);
+        const unsigned char *own = cuda->staging + cuda->offsets[model->num_inputs + i];
+        if (size > 0 && outputs[i] != own) memcpy(outputs[i], own, size);
     }
     return status;
 }
@@ -187,6 +189,11 @@ static edgec_status run(void *state, const void *const *inputs, void *const *out
     return status;
 }
 
+static void *buffer(void *state, int index) {
+    const edgec_cuda *cuda = state;
+    return cuda->staging + cuda->offsets[index];
+}
+
 /* The results of these calls say nothing new: they repeat an error of an earlier kernel, if anything. */
 static void release_device(edgec_cuda *cuda) {
     const edgec_cuda_api *api = &cuda->api;
@@ -215,4 +222,4 @@ static void close_device(void *state) {
     free(cuda);
 }
 
-const edgec_backend edgec_cuda_backend = {open_device, run, close_device};
+const edgec_backend edgec_cuda_backend = {open_device, run, buffer, close_device};
