@@ -70,8 +70,8 @@ class InProcessRunner:
         return outputs
 
     def bind(self, inputs: Sequence[np.ndarray]) -> tuple[Callable[[], None], list[np.ndarray]]:
-        """An inference on copies of these inputs in the session's own memory, page-locked where it is for a GPU, and the
-        outputs there, which each call of it overwrites. Both are gone when the runner is closed.
+        """An inference on copies of these inputs in the session's own memory, page-locked for a GPU, and the outputs
+        there, which each call of it overwrites. Both are gone when the runner is closed.
         """
         inputs_there = [self._buffer("input", i, array.shape, array.dtype) for i, array in enumerate(inputs)]
         for there, array in zip(inputs_there, inputs, strict=True):
@@ -88,8 +88,8 @@ class InProcessRunner:
         find = self._library[f"edgec_{kind}_buffer"]
         find.restype = ctypes.c_void_p
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        memory = (ctypes.c_char * size).from_address(find(self._session, index))
-        return np.frombuffer(memory, dtype).reshape(shape)
+        memory = ctypes.cast(find(self._session, index), ctypes.POINTER(ctypes.c_uint8))
+        return np.ctypeslib.as_array(memory, (size,)).view(dtype).reshape(shape)
 
     def _check(self, status: int) -> None:
         if status != 0:

@@ -34,7 +34,8 @@ def scheduled(function: tirx.PrimFunc, profile: Profile, choose: Chooser) -> tir
         UnsupportedError: The state and the gates do not fit the shared memory.
     """
     assert profile.gpu is not None
-    cell = Cell(**{name: _plain(value) for name, value in function.attrs[CELL].items()})
+    fields = {str(name): _plain(value) for name, value in function.attrs[CELL].items()}
+    cell = Cell(**fields)  # type: ignore[arg-type]  # as `walk_kernel` wrote them
     row = ARCHITECTURES[profile.gpu.capability]
     weights = str(function.params[1].dtype)
     weight_bytes = np.dtype(weights).itemsize
