@@ -152,7 +152,10 @@ def aim_of(
     if quantize not in (None, "int8", "auto"):
         raise UsageError(f"cannot quantize to {quantize}", fix="choose int8 or auto")
     if calibration is not None and quantize is None:
-        raise UsageError("calibration data say nothing to a float model", fix="quantize to int8, or leave them out")
+        raise UsageError(
+            "calibration data say nothing to a model in float32",
+            fix="quantize to int8, compile with precision fp16, or leave them out",
+        )
     if quantize == "auto":
         if calibration is None:
             raise UsageError(

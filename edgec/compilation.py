@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import onnx_ir as ir
 
 from edgec.dump import Dump
@@ -44,6 +45,7 @@ class Compilation:
     store: ObjectStore | None = None
     quantize: str | None = None
     calibration: SampleSource | None = None
+    samples: Mapping[str, np.ndarray] | None = None
     aim: Aim | None = None
     auto: AutoQuantization | None = None
     precision: Literal["fp32", "tf32", "fp16"] | None = None

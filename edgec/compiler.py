@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PHASES", "artifact_name", "compile", "plan_model"]
 
+MOST_SAMPLES = 3
+"""That float16 is judged by: the engine executes the graph many times on each."""
+
 
 def read(c: Compilation) -> None:
     """Any kind of model -> IR at one opset, shapes fixed."""
@@ -117,11 +120,15 @@ def convert_precision(c: Compilation) -> None:
         keeps_float32=c.precision is None,
         has_wide_sums=c.profile.gpu is not None,
     )
-    if is_half and c.integers is c.imported:
-        from edgec.half_precision import keep_float32
+    if is_half and c.calibration is not None and c.quantize is None:
+        from edgec.samples import stack_samples
 
-        convert, note = keep_float32(convert, c.simplified, c.progress)
-        c.float32_products = sorted(convert.kept)
+        c.samples = stack_samples(c.calibration, tensor_infos(graph_inputs(c.simplified)), MOST_SAMPLES)
+    if is_half and c.integers is c.imported:
+        from edgec.half_precision import keep_float32, products_among
+
+        convert, note = keep_float32(convert, c.simplified, c.samples, c.progress)
+        c.float32_products = products_among(convert.kept, c.simplified)
         c.notes += [note] if note else []
     if convert(c.simplified).modified:
         c.dump.graph("precision", c.simplified)
@@ -262,6 +269,7 @@ def run_reference(c: Compilation) -> None:
         tensor_infos(graph_inputs(c.imported)),
         tensor_infos(c.imported.graph.outputs),
         c.progress,
+        given=c.samples,
     )
     golden = c.subfolder("golden")
     save_arrays(golden / "inputs.npz", inputs)
@@ -319,7 +327,8 @@ def compile(
             ``~/.cache/edgec``, and new ones kept there.
         quantize: ``"int8"`` to quantize the model as :func:`edgec.quantize` does by default; ``"auto"`` to quantize
             what costs no accuracy and gets faster, as measured, and nothing if the whole does not.
-        calibration: Samples to quantize it by; see there.
+        calibration: Samples to quantize it by; see there. With float16, samples to see by what has to stay in float32;
+            the first of them become the bundle's golden inputs.
         max_drop: With ``"auto"``: how far the score may fall below that of the float model, in points of percent; 0.5
             if None.
         metric: With ``"auto"``: the score, a function of outputs and inputs by name, stacked over the samples, that
@@ -357,7 +366,8 @@ def compile(
         if quantize == "auto":
             raise UsageError("quantize='auto' decides where int8 is used; precision='int8' wants it everywhere")
         quantize, precision = "int8", None
-    aim = aim_of(quantize, calibration, max_drop=max_drop, metric=metric, evaluation=evaluation, device=device)
+    samples = None if precision == "fp16" and quantize is None else calibration
+    aim = aim_of(quantize, samples, max_drop=max_drop, metric=metric, evaluation=evaluation, device=device)
     from edgec.targets.object_store import open_store
     from edgec.targets.profile import load_profile, on_more_gpus
     from edgec.targets.tuning import find_records

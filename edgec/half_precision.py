@@ -1,35 +1,38 @@
-"""Which products have to stay in float32 so that a model in float16 keeps to the parity policy.
+"""What has to stay in float32 so that a model in float16 keeps to the parity policy: values out of range, products.
 
-The graph in float16 is executed by the engine. Where an output is too far from the one in float32, the products whose
-rounded weights move it most are left alone. How far each of them moves it follows from reverse passes: for v of random
-signs, the mean of (v . J d)^2 is the power of J d, the error of the output to first order, if d are the rounding errors
-of the weights and J is the output's derivative (M. Hutchinson, "A stochastic estimator of the trace", 1990).
+The engine executes the graph in float32, to see the range of all values, and in float16. Where an output is too far
+from float32, the products whose rounded weights move it most are left alone. How far each of them moves it follows from
+reverse passes: for v of random signs, the mean of (v . J d)^2 is the power of J d, the error of the output to first
+order, if d are the rounding errors of the weights and J is the output's derivative (M. Hutchinson, "A stochastic
+estimator of the trace", 1990).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
+from edgec.frontend import execute
 from edgec.frontend.values import array_of
 from edgec.golden import SEED, execute_samples, golden_samples, reference_model
 from edgec.manifest import graph_inputs, tensor_infos
 from edgec.parity import POLICY, Tolerance, compare
 from edgec.passes import ConvertPrecision
-from edgec.passes.convert_precision import PRODUCTS, RECURRENT
+from edgec.passes.convert_precision import KEPT_IN_FLOAT32, PRODUCTS, RECURRENT
 from edgec.progress import Progress, silent
 
-__all__ = ["keep_float32"]
+__all__ = ["keep_float32", "products_among"]
 
 _SEEDS = (SEED, SEED + 1)
 """Of the inputs of `edgec check`, and of others: networks differ by some dB between samples of one kind."""
 _MARGIN_DB, _MARGIN_OF_NARROW_SUMS_DB = 1.0, 6.0
 """How much better than the policy outputs have to be; the engine adds up in float32, see docs/precision.md."""
 _DIRECTIONS = 4
+_LARGEST = float(np.finfo(np.float16).max)
 
 Samples = Mapping[str, np.ndarray]
 Errors = Mapping[str, Mapping[str, np.ndarray]]
@@ -37,13 +40,15 @@ Errors = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def keep_float32(
-    convert: ConvertPrecision, model: ir.Model, progress: Progress = silent
+    convert: ConvertPrecision, model: ir.Model, samples: Samples | None = None, progress: Progress = silent
 ) -> tuple[ConvertPrecision, str]:
     """The conversion to float16, with the nodes that it has to leave alone.
 
     Args:
         convert: The conversion.
         model: What it is for, with shapes. It is not changed.
+        samples: Inputs to judge by, stacked by name; by default random ones, whose range may not be that of the user's:
+            then what leaves the range of float16 is told, and not kept.
         progress: Called as the work goes on.
 
     Returns:
@@ -52,7 +57,10 @@ def keep_float32(
     reference = reference_model(model)
     outputs = tensor_infos(model.graph.outputs)
     inputs = tensor_infos(graph_inputs(model))
-    groups = [golden_samples(reference, inputs, outputs, progress, seed) for seed in _SEEDS]
+    seeds = _SEEDS if samples is None else _SEEDS[:1]
+    groups = [golden_samples(reference, inputs, outputs, progress, seed, samples) for seed in seeds]
+    beyond = {} if samples is None else _beyond_range(reference, [samples])
+    first = frozenset(beyond)
     margin_db = _MARGIN_DB if convert.has_wide_sums else _MARGIN_OF_NARROW_SUMS_DB
     tolerance = replace(POLICY["float16"], min_sqnr_db=POLICY["float16"].min_sqnr_db + margin_db)
 
@@ -65,22 +73,28 @@ def keep_float32(
                 found[name] = min(ratio, found.get(name, ratio))
         return found
 
-    missed = too_far(frozenset())
+    missed = too_far(first)
     if not missed:
-        return convert, ""
-    errors = _rounding_errors(reference, _converted(convert, model))
-    still = too_far(frozenset(errors))
+        return replace(convert, kept=first), _said_of_range(beyond) if first else ""
+    errors = _rounding_errors(reference, _converted(replace(convert, kept=first), model))
+    still = too_far(first | frozenset(errors))
+    if still and samples is None and (beyond := _beyond_range(reference, [given for given, _ in groups])):
+        return convert, (
+            f"{_said_of_range(beyond)} on random inputs up to 255: give inputs of your own (--calibration) to have in "
+            "float32 what float16 does not hold of them, or use --precision fp32"
+        )
     if still:
         name = min(still, key=still.__getitem__)
+        kind = "random" if samples is None else "the given"
         return convert, (
-            f"output '{name}' is {still[name]:.1f} dB from float32 on random inputs even with all products in float32; "
+            f"output '{name}' is {still[name]:.1f} dB from float32 on {kind} inputs even with all products in float32; "
             "use --precision fp32 if `edgec check` with inputs of your own fails"
         )
     ranked = _ranked(reference, [samples for samples, _ in groups], errors, list(missed))
     least, most = 0, len(ranked)  # the first so many are too few, and enough
     while most - least > 1:
         middle = (least + most) // 2
-        if too_far(frozenset(ranked[:middle])):
+        if too_far(first | frozenset(ranked[:middle])):
             least = middle
         else:
             most = middle
@@ -88,7 +102,40 @@ def keep_float32(
     names = [name for name in errors if name in kept]
     some = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     note = f"{len(kept)} of {len(errors)} products stay in float32, or float16 would miss its policy: {some}"
-    return replace(convert, kept=kept), note
+    notes = [_said_of_range(beyond), note] if first else [note]
+    return replace(convert, kept=first | kept), "; ".join(notes)
+
+
+def products_among(names: Collection[str], model: ir.Model) -> list[str]:
+    """Those of the nodes that multiply by weights, sorted."""
+    return sorted(str(n.name) for n in model.graph if n.name in names and n.op_type in (*PRODUCTS, *RECURRENT))
+
+
+def _beyond_range(reference: ir.Model, groups: Sequence[Samples]) -> dict[str, float]:
+    """The nodes that read or compute numbers that float16 does not hold, and how large they are."""
+    largest: dict[str, float] = defaultdict(float)
+
+    def watch(name: str, array: np.ndarray) -> None:
+        if array.dtype == np.float32 and array.size:
+            sizes = np.abs(array[np.isfinite(array)])
+            largest[name] = max(largest[name], float(sizes.max(initial=0)))
+
+    for samples, index in ((group, index) for group in groups for index in range(len(next(iter(group.values()), ())))):
+        execute(reference, {name: array[index] for name, array in samples.items()}, hook=watch, integers=False)
+    sizes = {
+        str(node.name): max(largest.get(str(v.name), 0.0) for v in (*node.inputs, *node.outputs) if v is not None)
+        for node in reference.graph
+        if node.op_type not in KEPT_IN_FLOAT32
+    }
+    return {name: size for name, size in sizes.items() if size > _LARGEST}
+
+
+def _said_of_range(beyond: Mapping[str, float]) -> str:
+    name, size = next(iter(beyond.items()))
+    return (
+        f"{len(beyond)} nodes, '{name}' the first with {size:.3g}, see numbers up to {max(beyond.values()):.3g}, which "
+        "float16 does not hold"
+    )
 
 
 def _converted(convert: ConvertPrecision, model: ir.Model) -> ir.Model:

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -18,7 +19,7 @@ from edgec.bundle import TensorInfo
 from edgec.errors import EdgecError
 from edgec.sources import call_reference, origin
 
-__all__ = ["SampleSource", "Samples", "open_samples", "synthetic_samples"]
+__all__ = ["SampleSource", "Samples", "open_samples", "stack_samples", "synthetic_samples"]
 
 Array: TypeAlias = NDArray[np.generic]
 Sample: TypeAlias = "Mapping[str, Array] | Sequence[Array] | Array"
@@ -80,6 +81,19 @@ def synthetic_samples(inputs: Sequence[TensorInfo], count: int) -> Samples:
             }
 
     return Samples("synthetic noise", count, draw)
+
+
+def stack_samples(source: SampleSource, inputs: Sequence[TensorInfo], most: int) -> dict[str, Array]:
+    """The first few samples of a source, stacked by input name.
+
+    Raises:
+        EdgecError: As :func:`open_samples`, or there are none.
+    """
+    samples = open_samples(source, inputs)
+    taken = list(islice(samples, most))
+    if not taken:
+        raise EdgecError("the calibration data hold no samples", where=samples.source, fix="give at least one")
+    return {info.name: np.stack([sample[info.name] for sample in taken]) for info in inputs}
 
 
 def _from_python(given: object, inputs: Sequence[TensorInfo], source: str) -> Samples:

@@ -30,7 +30,10 @@ __all__ = ["command"]
     "--quantize", type=click.Choice(["int8", "auto"]),
     help="Quantize the model first, as `edgec quantize` does, or (auto) what keeps its accuracy and gets faster.",
 )  # fmt: skip
-@click.option("--calibration", metavar="DATA", help="Samples for it: .npz, a folder of those, package.module:callable.")
+@click.option(
+    "--calibration", metavar="DATA",
+    help="Samples for it, or to see what float16 holds: .npz, a folder of those, package.module:callable.",
+)  # fmt: skip
 @click.option("--max-drop", type=float, help="For auto: points of the score that may be lost.  [default: 0.5]")
 @click.option("--metric", metavar="REFERENCE", help="For auto: the score.  [default: agreement with the float model]")
 @click.option("--evaluation", metavar="DATA", help="For auto: samples for the score.  [default: --calibration]")

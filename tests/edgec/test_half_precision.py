@@ -60,6 +60,51 @@ def test_activations_that_cancel_out_are_told() -> None:
     assert "output 'y'" in note and "--precision fp32" in note
 
 
+LARGE = """<ir_version: 10, opset_import: ["": 22]> g (float[2, 64] x) => (float[2, 8] z) {
+    a = MatMul (x, A) b = Mul (a, factor) r = Relu (b) c = Mul (r, factor_too) z = MatMul (c, C)
+}"""
+
+
+def large_model() -> onnx.ModelProto:
+    """Its values reach some 30,000 for inputs of a standard normal distribution."""
+    proto = onnx.parser.parse_model(LARGE)
+    numbers = {"A": A, "C": C, "factor": np.float32(1000), "factor_too": np.float32(1e-3)}
+    for name, array in numbers.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    for node in proto.graph.node:
+        node.name = f"makes_{node.output[0]}"
+    return onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+
+
+def test_what_float16_does_not_hold_of_the_given_inputs_is_kept() -> None:
+    convert = ConvertPrecision(has_wide_sums=True)
+    small, large = ({"x": RNG.standard_normal((3, 2, 64)).astype(np.float32) * size} for size in (1, 10))
+    assert keep_float32(convert, graph(large_model()), small) == (convert, "")
+    kept, note = keep_float32(convert, graph(large_model()), large)
+    assert kept.kept == {"makes_b", "makes_r", "makes_c"}
+    assert note.startswith("3 nodes, 'makes_b' the first with ") and note.endswith("which float16 does not hold")
+
+
+def test_what_float16_does_not_hold_of_random_inputs_is_told() -> None:
+    convert, note = keep_float32(ConvertPrecision(has_wide_sums=True), graph(large_model()))
+    assert not convert.kept
+    assert note.startswith("3 nodes, 'makes_b' the first") and "--calibration" in note
+
+
+def test_the_given_inputs_are_those_of_the_check(run_edgec: Callable[..., Result], tmp_path: Path) -> None:
+    onnx.save(large_model(), tmp_path / "m.onnx")
+    given = RNG.standard_normal((5, 2, 64)).astype(np.float32) * 10
+    np.savez(tmp_path / "given.npz", x=given)
+    options = ["-t", "cuda:sm_87", "--precision", "fp16", "--calibration", tmp_path / "given.npz"]
+    made = run_edgec("compile", tmp_path / "m.onnx", *options, "-o", tmp_path / "m.edgec")
+    assert made.code == 0 and "'makes_b' the first" in made.stderr
+    bundle = edgec.load(tmp_path / "m.edgec")
+    assert bundle.float32_products == ()
+    np.testing.assert_array_equal(bundle.golden("inputs")["x"], given[:3])
+    empty = run_edgec("compile", tmp_path / "m.onnx", *options[:-1], "models:nothing", "-o", tmp_path / "n.edgec")
+    assert empty.code == 1 and "Traceback" not in empty.stderr and not (tmp_path / "n.edgec").exists()
+
+
 def test_outputs_without_a_derivative() -> None:
     body = "d = Sub (a, b) y = Sign (d)"
     convert, note = keep_float32(ConvertPrecision(has_wide_sums=True), graph(model(body)))
