@@ -36,6 +36,7 @@ KEPT_IN_FLOAT32 = {
 }
 """Operators that are computed in float32, and why."""
 
+_SUMS = ("ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2")
 _MOVEMENTS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Expand", "Identity", "DepthToSpace")
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _CONVERSIONS = ("Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Constant")
@@ -49,8 +50,9 @@ class ConvertPrecision(InPlacePass):
 
     1. Constants are rounded once, at compile time; other values are cast where the types of two nodes meet.
     2. With float16: operators of `KEPT_IN_FLOAT32`, those with a constant that float16 cannot hold, everything between
-       integers and the nearest product of floats, and what is computed element by element for a float32 output of the
-       graph are computed in float32. What only moves elements follows what makes them.
+       integers and the nearest product of floats, what is computed element by element for a float32 output of the
+       graph or for nothing but a sum, and what is computed from nothing but sums are computed in float32. What only
+       moves elements follows what makes them.
     3. With wide sums, a product of float16 is one of float32 whose factors have been rounded to float16; so are the
        inputs and weights of recurrent layers, whose state stays exact. Biases and the weights of depthwise
        convolutions are not rounded: they are few, so that errors of theirs do not cancel out, and no tensor core
@@ -102,7 +104,7 @@ class _Conversion:
             self.declared.update({value: value.dtype for value in (*node.inputs, *node.outputs) if value is not None})
         fixed: set[ir.Node] = set()
         if self.settings.dtype == ir.DataType.FLOAT16:
-            fixed = _between_integers(nodes) | _before_outputs(nodes)
+            fixed = _between_integers(nodes) | _before_outputs(nodes) | _around_sums(nodes)
         for node in nodes:
             self._convert(node, fixed)
         for index, value in enumerate(self.graph.outputs):
@@ -313,6 +315,25 @@ def _before_outputs(nodes: list[ir.Node]) -> set[ir.Node]:
             leads = any(value is not None and value.shape == node.outputs[0].shape for value in node.inputs)
         is_float32 = all(value.dtype == ir.DataType.FLOAT for value in node.outputs)
         if leads and is_float32 and all(reader in found or _only_moves_out(reader) for reader in readers):
+            found.add(node)
+    return found
+
+
+def _around_sums(nodes: list[ir.Node]) -> set[ir.Node]:
+    """The statistics of a normalization that is written out: squares before a sum, differences of sums.
+
+    They are few numbers, or part of the kernel that adds them up; x * x overflows and E[x * x] - E[x]^2 cancels out.
+    """
+    found: set[ir.Node] = set()
+    others = [node for node in nodes if not is_default_op(node, *PRODUCTS, *_CONVERSIONS, *_SUMS)]
+    for node in others:
+        sources = [v.producer() for v in node.inputs if v is not None and array_of(v) is None]
+        if sources and all(s is not None and (s in found or is_default_op(s, *_SUMS)) for s in sources):
+            found.add(node)
+    for node in others:
+        readers = {use.node for value in node.outputs for use in value.uses()}
+        is_elementwise = any(v is not None and v.shape == node.outputs[0].shape for v in node.inputs)
+        if is_elementwise and readers and all(is_default_op(reader, *_SUMS) for reader in readers):
             found.add(node)
     return found
 

@@ -43,6 +43,25 @@ def test_a_network_keeps_its_sums_and_its_interface(build, apply_pass):
     assert any("Softmax" in line and "11 bits" in line for line in result.refused)
 
 
+def test_statistics_that_are_written_out_stay(build):
+    """The variance as E[x * x] - E[x]^2, as JAX writes it: squares overflow in float16, the difference cancels out."""
+    model = build(
+        """g (float[4, 64] x) => (float[4, 4] y) {
+            r = Relu (x) s = Mul (r, r) m = ReduceMean (r, axis) q = ReduceMean (s, axis) p = Mul (m, m)
+            v = Sub (q, p) w = Add (v, epsilon) d = Sqrt (w) c = Sub (r, m) n = Div (c, d) y = MatMul (n, weights)
+        }""",
+        axis=np.array([1]),
+        epsilon=np.float32(1e-3),
+        weights=RNG.standard_normal((64, 4)).astype(np.float32),
+    )
+    x = {"x": (RNG.standard_normal((4, 64)) * 3 + 100).astype(np.float32)}
+    exact = execute(model, x)["y"]
+    ConvertPrecision(has_wide_sums=True)(model)
+    made = {node.outputs[0].name: node.outputs[0].dtype for node in model.graph}
+    assert {name for name in "rsmqpvwdcn" if made[name] == FLOAT16} == {"r", "c"}
+    np.testing.assert_allclose(execute(model, x)["y"], exact, rtol=0, atol=0.2)
+
+
 def test_arithmetic_is_that_of_numpy(build):
     body = "a = Mul (x, z) b = Add (a, x) r = Relu (b) y = Tile (r, n)"
     model = build(f"g (float[8] x, float[8] z) => (float[16] y) {{ {body} }}", n=TWICE)
