@@ -14,7 +14,7 @@ from tvm import relax
 from edgec.targets.lowering.attributes import integers
 from edgec.targets.lowering.emitter import Emitter, static_shape
 
-__all__ = ["ArrayView", "MOVEMENTS", "view_of"]
+__all__ = ["MOVEMENTS", "ArrayView", "view_of"]
 
 MOVEMENTS = frozenset({"Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """Operators that copy nothing if what reads their result reads it as it lies."""
@@ -86,19 +86,19 @@ def _show(tensor: ir.Value, chain: Sequence[ir.Node]) -> ArrayView | None:
         if axes is not None and node.op_type == "Transpose":
             axes = [axes[axis] for axis in integers(node, "perm", list(range(len(axes)))[::-1])]
         elif axes is not None and node.op_type == "Expand":
-            axes = [[]] * (len(shape) - len(axes)) + axes
+            axes = [*_ones(len(shape) - len(axes)), *axes]
             sizes = [math.prod(size for size, _ in axis) for axis in axes]
             axes = [a if old == new else [(new, 0)] for a, old, new in zip(axes, sizes, shape, strict=True)]
         elif axes is not None:
             axes = _regrouped(axes, shape)
     if axes is None or len(axes) > _RANK or 0 in extents:
         return None
-    merged = [_merged(axis) for axis in [[]] * (_RANK - len(axes)) + axes]
+    merged = [_merged(axis) for axis in [*_ones(_RANK - len(axes)), *axes]]
     if any(len(axis) > 1 for axis in merged):
         return None
     size_and_step = [axis[0] if axis and axis[0][1] else (1, 0) for axis in merged]
     shape = [size for size, _ in size_and_step]
-    order = sorted(range(_RANK), key=lambda axis: (shape[axis] > 1, -size_and_step[axis][1]))
+    order = sorted(range(_RANK), key=lambda place: (shape[place] > 1, -size_and_step[place][1]))
     dense = [math.prod(shape[inner] for inner in order[place + 1 :]) for place in range(_RANK)]
     is_dense = all(size_and_step[axis][1] in (0, step) for axis, step in zip(order, dense, strict=True))
     is_whole = math.prod(shape) == math.prod(extents)
@@ -107,6 +107,10 @@ def _show(tensor: ir.Value, chain: Sequence[ir.Node]) -> ArrayView | None:
 
 _Axis = list[tuple[int, int]]
 """An axis as loops, one in another: their extents, and their steps through memory."""
+
+
+def _ones(count: int) -> list[_Axis]:
+    return [[] for _ in range(count)]
 
 
 def _regrouped(axes: list[_Axis], shape: list[int]) -> list[_Axis] | None:

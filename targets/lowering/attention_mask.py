@@ -165,12 +165,13 @@ def _causal(emitter: Emitter, mask: Mask, shape: tuple[int, ...]) -> Mask | None
     array = emitter.constant(mask.view.tensor)
     if array is None or (mask.kind != MaskKind.ADDED and mask.fill > _HIDDEN):
         return None
-    heads = np.broadcast_to(mask.view.of_constant(array), (*mask.view.shape[:2], *shape[2:]))
+    _, _, queries, keys = shape
+    heads = np.broadcast_to(mask.view.of_constant(array), (*mask.view.shape[:2], queries, keys))
     matrix = heads[0, 0]
     shown = matrix == (mask.kind == MaskKind.SHOWN)
     is_hidden = shown | (matrix <= _HIDDEN) if mask.kind == MaskKind.ADDED else True
     offset = int(shown[0].sum()) - 1
-    is_triangle = offset >= 0 and np.array_equal(shown, np.tri(*shown.shape, offset, dtype=bool))
+    is_triangle = offset >= 0 and np.array_equal(shown, np.tri(queries, keys, offset, dtype=bool))
     if not is_triangle or not np.all(is_hidden) or (heads != matrix).any():
         return None
     return Mask(MaskKind.CAUSAL, offset=offset)
