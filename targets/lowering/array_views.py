@@ -51,9 +51,11 @@ class ArrayView:
 
     def emit_in_order(self, emitter: Emitter) -> relax.Expr:
         """The view itself as a tensor."""
+        moved = [axis for axis in self.order if self.shape[axis] > 1]
+        if moved == sorted(moved):
+            return emitter.reshape(emitter.plain(self.tensor), self.shape)
         laid = emitter.reshape(emitter.plain(self.tensor), self.memory_shape)
-        axes = list(np.argsort(self.order))
-        return laid if axes == sorted(axes) else emitter.emit(relax.op.permute_dims(laid, [int(a) for a in axes]))
+        return emitter.emit(relax.op.permute_dims(laid, [self.order.index(axis) for axis in range(_RANK)]))
 
     def of_constant(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         """What the view shows of the tensor's numbers."""

@@ -184,7 +184,7 @@ MASKS = {
     "causal beyond the keys": Masked("CausalMask<0>", ADD, triangle(75, 21, 0, -1e4), sizes=LONG, is_input=False),
     "causal shown": Masked("CausalMask<0>", SHOW, np.tri(21, 75, dtype=bool), fill=LOWEST, sizes=SHORT, is_input=False),
     "causal hidden": Masked(
-        "CausalMask<2>", HIDE, ~np.tri(75, 21, 2, dtype=bool), fill=-1e4, sizes=LONG, is_input=False
+        "CausalMask<1>", HIDE, ~np.tri(75, 21, 1, dtype=bool), fill=-1e4, sizes=LONG, is_input=False
     ),
     "causal for each image": Masked(
         "CausalMask<0>", ADD, np.stack([triangle(21, 37, 0, LOWEST)[None]] * 2), is_input=False
