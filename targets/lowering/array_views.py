@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from edgec.targets.lowering.attributes import integers
-from edgec.targets.lowering.emitter import Emitter, static_shape
+from edgec.targets.lowering.emitter import Emitter, dtype_name, static_shape
 
 __all__ = ["MOVEMENTS", "ArrayView", "view_of"]
 
@@ -62,20 +62,24 @@ class ArrayView:
         return array.reshape(self.memory_shape).transpose(np.argsort(self.order))
 
 
-def view_of(value: ir.Value, through: frozenset[str] = MOVEMENTS) -> ArrayView | None:
+def view_of(value: ir.Value, through: frozenset[str] = MOVEMENTS, dtype: str | None = None) -> ArrayView | None:
     """The view of the tensor farthest back that shows a value of up to four axes, with axes of 1 before its own.
 
-    ``through`` may have Expand and Cast besides: the elements are those before it.
+    ``through`` may have Expand and Cast besides: the elements are those before it. Where it is a Cast to ``dtype`` that
+    comes first, they are those after it.
     """
     chain: list[ir.Node] = []
     found = _show(value, chain)
     node = value.producer()
     while found is not None and node is not None and node.op_type in through and node.inputs[0] is not None:
-        chain.insert(0, node)
-        farther = _show(node.inputs[0], chain)
+        farther = _show(node.inputs[0], [node, *chain])
         if farther is None:
             break
+        chain.insert(0, node)
         found, node = farther, node.inputs[0].producer()
+    first = chain[0] if chain else None
+    if found is not None and first is not None and first.op_type == "Cast" and dtype_name(first.outputs[0]) == dtype:
+        found = replace(found, tensor=first.outputs[0])
     return found
 
 

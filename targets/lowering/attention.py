@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import onnx_ir as ir
-from tvm import te, tirx
+from tvm import relax, te, tirx
 
 from edgec.targets.lowering.array_views import MOVEMENTS, ArrayView, view_of
 from edgec.targets.lowering.attention_mask import Mask, MaskKind, join_masks, masked_scores, unrounded
@@ -95,6 +95,9 @@ def emit_attention(emitter: Emitter, node: ir.Node) -> bool:
     for taken in (cast, last):
         emitter.take(taken)
     emitter.set_plain(last.outputs[0], emitter.reshape(result, static_shape(last.outputs[0])))
+    if last is not cast:  # for attention that sees through the transpose
+        moved = emitter.emit(relax.op.permute_dims(result, [order.index(axis) for axis in range(4)]))
+        emitter.set_plain(cast.outputs[0], emitter.reshape(moved, static_shape(cast.outputs[0])))
     return True
 
 
@@ -167,12 +170,8 @@ def _operand(value: ir.Value | None, is_transposed: bool = False) -> ArrayView |
     """
     if value is None or dtype_name(value) != "float16":
         return None
-    view = view_of(value, MOVEMENTS | {"Cast"})
-    if view is not None and dtype_name(view.tensor) == "float32":
-        rounded = [use.node.outputs[0] for use in view.tensor.uses() if use.node.op_type == "Cast"]
-        halves = [half for half in rounded if dtype_name(half) == "float16"]
-        view = replace(view, tensor=halves[0]) if halves else view
-    elif view is not None and dtype_name(view.tensor) != "float16":
+    view = view_of(value, MOVEMENTS | {"Cast"}, "float16")
+    if view is not None and dtype_name(view.tensor) not in ("float16", "float32"):
         view = view_of(value)
     if view is not None and is_transposed:
         view = view.swapped()
@@ -189,9 +188,7 @@ def attention(q: te.Tensor, k: te.Tensor, v: te.Tensor, masks: te.Tensor | None,
     memory = extent(k, 1, 2)
 
     def at(tensor: te.Tensor, number: int, *indices: tirx.Expr) -> tirx.Expr:
-        order = form.orders[number]
-        picked = [0 if int(tensor.shape[place]) == 1 else indices[axis] for place, axis in enumerate(order)]
-        return tensor(*picked).astype("float32") if tensor.dtype != "bool" else tensor(*picked)
+        return tensor(*(indices[axis] for axis in form.orders[number])).astype("float32")
 
     d, j, total_j = (te.reduce_axis((0, size), name) for size, name in ((depth, "d"), (memory, "j"), (memory, "t")))
     scores = te.compute(
@@ -202,18 +199,7 @@ def attention(q: te.Tensor, k: te.Tensor, v: te.Tensor, masks: te.Tensor | None,
     )
     scale = tirx.const(form.scale, "float32")
     if form.mask is not None:  # else the scale waits until the highest score is known
-        mask, product, factor, scale = form.mask, scores, scale, tirx.const(1, "float32")
-
-        def masked(*indices: tirx.Var) -> tirx.Expr:
-            score, fill = product(*indices) * factor, tirx.const(mask.fill, "float32")
-            if masks is None:
-                return tirx.Select(indices[3] <= indices[2] + mask.offset, score, fill)
-            found = at(masks, 4, *indices)
-            if mask.kind == MaskKind.ADDED:
-                return score + found
-            return tirx.Select(found, score, fill) if mask.kind == MaskKind.SHOWN else tirx.Select(found, fill, score)
-
-        scores = te.compute(scores.shape, masked, name="masked")
+        scores, scale = _masked(scores, scale, masks, form), tirx.const(1, "float32")
     key = te.reduce_axis((0, memory), "key")
     highest = te.compute(
         (images, heads, rows), lambda b, h, i: te.max(scores[b, h, i, key], axis=[key]), name="highest"
@@ -238,6 +224,25 @@ def attention(q: te.Tensor, k: te.Tensor, v: te.Tensor, masks: te.Tensor | None,
 
     extents = images, heads, rows, depth
     return te.compute([extents[axis] for axis in order], element, name="attention")
+
+
+def _masked(scores: te.Tensor, scale: tirx.Expr, masks: te.Tensor | None, form: _Form) -> te.Tensor:
+    """The scaled scores as the form's mask shows them."""
+    mask = form.mask
+    assert mask is not None
+    fill = tirx.const(mask.fill, "float32")
+
+    def element(*indices: tirx.Var) -> tirx.Expr:
+        score = scores(*indices) * scale
+        if masks is None:
+            return tirx.Select(indices[3] <= indices[2] + mask.offset, score, fill)
+        sizes = zip(masks.shape, form.orders[4], strict=True)
+        found = masks(*(0 if int(size) == 1 else indices[axis] for size, axis in sizes))
+        if mask.kind == MaskKind.ADDED:
+            return score + found.astype("float32")
+        return tirx.Select(found, score, fill) if mask.kind == MaskKind.SHOWN else tirx.Select(found, fill, score)
+
+    return te.compute(scores.shape, element, name="masked")
 
 
 def _attributes(form: _Form) -> dict[str, object]:
