@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
 
-from edgec.frontend.values import array_of, is_default_op
+from edgec.frontend.values import Array, array_of, is_default_op
 from edgec.passes.report import CountedResult, Tally
 from edgec.passes.rewiring import new_constant
 
@@ -36,9 +36,10 @@ KEPT_IN_FLOAT32 = {
 }
 """Operators that are computed in float32, and why."""
 
-_SUMS = ("ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2")
+_REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2")
 _MOVEMENTS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Expand", "Identity", "DepthToSpace")
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+_SUMS = ("Add", "Sub", "Where")
 _CONVERSIONS = ("Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Constant")
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 _LARGEST, _LEAST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
@@ -51,8 +52,9 @@ class ConvertPrecision(InPlacePass):
     1. Constants are rounded once, at compile time; other values are cast where the types of two nodes meet.
     2. With float16: operators of `KEPT_IN_FLOAT32`, those with a constant that float16 cannot hold, everything between
        integers and the nearest product of floats, what is computed element by element for a float32 output of the
-       graph or for nothing but a sum, and what is computed from nothing but sums are computed in float32. What only
-       moves elements follows what makes them.
+       graph or for nothing but a reduction, and what is computed from nothing but reductions are computed in float32.
+       What only moves elements follows what makes them, and so do sums with what was made of a constant that float16
+       cannot hold: as minus infinity, the fill of a mask would leave rows of NaN.
     3. With wide sums, a product of float16 is one of float32 whose factors have been rounded to float16; so are the
        inputs and weights of recurrent layers, whose state stays exact. Biases and the weights of depthwise
        convolutions are not rounded: they are few, so that errors of theirs do not cancel out, and no tensor core
@@ -89,6 +91,7 @@ class _Conversion:
         declared: The types of the values before.
         converted: Values in another type than their own, by value and type.
         sums: Values that are wide sums.
+        large: Values made of constants larger than float16 can hold.
     """
 
     graph: ir.Graph
@@ -97,6 +100,7 @@ class _Conversion:
     declared: dict[ir.Value, ir.DataType | None] = field(default_factory=dict)
     converted: dict[tuple[ir.Value, ir.DataType], ir.Value] = field(default_factory=dict)
     sums: set[ir.Value] = field(default_factory=set)
+    large: set[ir.Value] = field(default_factory=set)
 
     def run(self) -> None:
         nodes = list(self.graph)
@@ -104,7 +108,7 @@ class _Conversion:
             self.declared.update({value: value.dtype for value in (*node.inputs, *node.outputs) if value is not None})
         fixed: set[ir.Node] = set()
         if self.settings.dtype == ir.DataType.FLOAT16:
-            fixed = _between_integers(nodes) | _before_outputs(nodes) | _around_sums(nodes)
+            fixed = _between_integers(nodes) | _before_outputs(nodes) | _around_reductions(nodes)
         for node in nodes:
             self._convert(node, fixed)
         for index, value in enumerate(self.graph.outputs):
@@ -117,6 +121,9 @@ class _Conversion:
     def _convert(self, node: ir.Node, fixed: set[ir.Node]) -> None:
         inputs, outputs = _typed_values(node)
         wanted = self._type_of(node, fixed, [node.inputs[i] for i in inputs])
+        holds_large = any(value in self.large or _exceeds(value) for value in node.inputs)
+        if holds_large and wanted == ir.DataType.FLOAT and is_default_op(node, *_SUMS, "Mul", *_MOVEMENTS):
+            self.large.add(node.outputs[0])
         is_product = is_default_op(node, *PRODUCTS)
         if self.settings.has_wide_sums and wanted == ir.DataType.FLOAT16 and (is_product or self._adds_bias(node)):
             if is_product:
@@ -153,6 +160,9 @@ class _Conversion:
             if (why := _misfit(value)) is not None:
                 self.tally.refuse(node, why)
                 return ir.DataType.FLOAT
+        if is_default_op(node, *_SUMS) and any(value in self.large for value in values):
+            self.tally.refuse(node, "adds what float16 cannot hold")
+            return ir.DataType.FLOAT
         first = node.inputs[0]
         if is_default_op(node, *_MOVEMENTS) and first is not None and first.producer() is not None:
             is_float32 = first.dtype == ir.DataType.FLOAT and first not in self.sums
@@ -227,12 +237,23 @@ def _misfit(value: ir.Value | None) -> str | None:
     array = array_of(value)
     if array is None or array.dtype != np.float32:
         return None
-    sizes = np.abs(array[np.isfinite(array)])
-    if sizes.size and sizes.max() > _LARGEST:
-        return f"its constant holds {sizes.max():.3g}, more than float16 can"
-    if sizes.size and 0 < sizes.max() < _LEAST:
-        return f"its constant holds {sizes.max():.3g} at most, less than float16 resolves"
+    largest = _largest(array)
+    if largest > _LARGEST:
+        return f"its constant holds {largest:.3g}, more than float16 can"
+    if 0 < largest < _LEAST:
+        return f"its constant holds {largest:.3g} at most, less than float16 resolves"
     return None
+
+
+def _exceeds(value: ir.Value | None) -> bool:
+    """Whether it is a constant with a finite number that float16 cannot hold."""
+    array = array_of(value)
+    return array is not None and array.dtype == np.float32 and _largest(array) > _LARGEST
+
+
+def _largest(array: Array) -> float:
+    sizes = np.abs(array[np.isfinite(array)])
+    return float(sizes.max(initial=0))
 
 
 def _holds_float16(value: ir.Value) -> bool:
@@ -319,21 +340,21 @@ def _before_outputs(nodes: list[ir.Node]) -> set[ir.Node]:
     return found
 
 
-def _around_sums(nodes: list[ir.Node]) -> set[ir.Node]:
-    """The statistics of a normalization that is written out: squares before a sum, differences of sums.
+def _around_reductions(nodes: list[ir.Node]) -> set[ir.Node]:
+    """The statistics of a normalization that is written out: squares before a sum, differences of means.
 
     They are few numbers, or part of the kernel that adds them up; x * x overflows and E[x * x] - E[x]^2 cancels out.
     """
     found: set[ir.Node] = set()
-    others = [node for node in nodes if not is_default_op(node, *PRODUCTS, *_CONVERSIONS, *_SUMS)]
+    others = [node for node in nodes if not is_default_op(node, *PRODUCTS, *_CONVERSIONS, *_REDUCTIONS)]
     for node in others:
         sources = [v.producer() for v in node.inputs if v is not None and array_of(v) is None]
-        if sources and all(s is not None and (s in found or is_default_op(s, *_SUMS)) for s in sources):
+        if sources and all(s is not None and (s in found or is_default_op(s, *_REDUCTIONS)) for s in sources):
             found.add(node)
     for node in others:
         readers = {use.node for value in node.outputs for use in value.uses()}
         is_elementwise = any(v is not None and v.shape == node.outputs[0].shape for v in node.inputs)
-        if is_elementwise and readers and all(is_default_op(reader, *_SUMS) for reader in readers):
+        if is_elementwise and readers and all(is_default_op(reader, *_REDUCTIONS) for reader in readers):
             found.add(node)
     return found
 

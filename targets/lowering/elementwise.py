@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 
@@ -222,6 +223,21 @@ def safe_map(emitter: Emitter, node: ir.Node) -> None:
 @lowers(*_UNSAFE)
 def unsafe_map(emitter: Emitter, node: ir.Node) -> None:
     emit_map(emitter, node, _UNSAFE[node.op_type], safe=False, name=f"map_{node.op_type.lower()}")
+
+
+@lowers("IsNaN")
+def is_nan(emitter: Emitter, node: ir.Node) -> None:
+    emit_map(emitter, node, lambda x: tirx.isnan(x.astype("float32")), name="map_isnan")
+
+
+@lowers("IsInf")
+def is_inf(emitter: Emitter, node: ir.Node) -> None:
+    signs = [sign for sign, name in ((1, "detect_positive"), (-1, "detect_negative")) if integer(node, name, 1)]
+
+    def is_one_of(x: tirx.Expr) -> tirx.Expr:
+        return reduce(tirx.any, [x == tirx.const(sign * math.inf, x.ty.dtype) for sign in signs], tirx.const(0, "bool"))
+
+    emit_map(emitter, node, is_one_of, name="map_isinf")
 
 
 @lowers("Identity", "Dropout")

@@ -85,6 +85,30 @@ def gather_elements(emitter: Emitter, node: ir.Node) -> None:
     emitter.set_plain(node.outputs[0], result)
 
 
+@lowers("GatherND")
+def gather_nd(emitter: Emitter, node: ir.Node) -> None:
+    """Constant indices that go through all places in order become a reshape."""
+    x, indices = emitter.plain(node.inputs[0]), emitter.constant(node.inputs[1])
+    sizes, out_shape = shape_of(x), static_shape(node.outputs[0])
+    *leading, depth = static_shape(node.inputs[1])
+    batch = integer(node, "batch_dims", 0)
+    if indices is not None and not batch:
+        places = indices.reshape(-1, depth)
+        if np.array_equal(places, np.indices(sizes[:depth]).reshape(depth, -1).T):
+            emitter.set_plain(node.outputs[0], emitter.reshape(x, out_shape))
+            return
+
+    def kernel(data: te.Tensor, index: te.Tensor) -> te.Tensor:
+        def element(*i: tirx.Var) -> tirx.Expr:
+            places = [_bounded(index(*i[: len(leading)], axis), sizes[batch + axis]) for axis in range(depth)]
+            return data(*i[:batch], *places, *i[len(leading) :])
+
+        return te.compute(out_shape, element, name="gather_nd")
+
+    result = emitter.te(kernel, x, emitter.plain(node.inputs[1]), name="gather_nd", fusion=Fusion.INJECTIVE)
+    emitter.set_plain(node.outputs[0], result)
+
+
 @lowers("OneHot")
 def one_hot(emitter: Emitter, node: ir.Node) -> None:
     """``values[1]`` where the index meets the position on the new axis, ``values[0]`` elsewhere."""

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 pytest.importorskip("tvm")
 
 from edgec.errors import UnsupportedError
+from edgec.frontend import execute
 from edgec.passes import ConvertPrecision, FixNames
 from edgec.targets.cuda.architectures import ARCHITECTURES
 from edgec.targets.cuda.device_code import compile_source
@@ -129,6 +130,28 @@ def test_equals_numpy(case: Case, pick: Any, tmp_path: Path) -> None:
     assert [call.kernel for call in plan.calls if "matmul" in call.kernel or "softmax" in call.kernel] == []
     expected = case.expected(inputs)
     assert np.abs(found - expected).max() <= 2e-3 * np.abs(expected).max()
+
+
+CHAINED = """<ir_version: 10, opset_import: ["": 22]>
+g (float[1, 2, 20, 16] q, float[1, 2, 20, 16] k, float[1, 2, 20, 16] v) => (float[1, 2, 20, 32] y) {
+    kt = Transpose <perm = [0, 1, 3, 2]> (k) s = MatMul (q, kt) p = Softmax (s) r = MatMul (p, v)
+    turned = Transpose <perm = [0, 2, 1, 3]> (r) back = Transpose <perm = [0, 2, 1, 3]> (turned)
+    s2 = MatMul (back, kt) p2 = Softmax (s2) r2 = MatMul (p2, v) y = Tile (r2, twice)
+}"""
+
+
+def test_attention_to_what_attention_gives(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(CHAINED)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 1, 2]), "twice"))
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
+    ConvertPrecision(has_wide_sums=True)(model)
+    profile = load_profile("cuda:sm_87")
+    plan = plan_of(model, profile)
+    assert sum("attention" in call.kernel for call in plan.calls) == 2
+    inputs = {name: np.random.default_rng(4).normal(size=(1, 2, 20, 16)).astype(np.float32) for name in "qkv"}
+    found = run_plan(plan, profile, inputs, tmp_path)["y"]
+    expected = execute(ir.from_proto(proto), inputs)["y"]
+    assert np.abs(found - expected).max() <= 5e-3 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("pick", [min, max])

@@ -85,6 +85,26 @@ def test_constants_that_do_not_fit(build, apply_pass, number, kept):
     assert kept is None or kept in result.refused[0]
 
 
+@pytest.mark.parametrize("hidden", ["h = Where (seen, zero, low)", "u = Sub (one, flags) h = Mul (u, low)"])
+def test_masks_of_the_lowest_float32_stay_finite(build, hidden):
+    """As minus infinity they would make NaN of a row in which all is hidden."""
+    body = f"{hidden} e = Unsqueeze (h, axes) s = MatMul (x, z) m = Add (s, e) p = Softmax (m) y = Tile (p, n)"
+    interface = "float[1, 4, 4] x, float[1, 4, 4] z, bool[1, 4] seen, float[1, 4] flags"
+    model = build(
+        f"g ({interface}) => (float[1, 4, 8] y) {{ {body} }}",
+        n=np.array([1, 1, 2]),
+        zero=np.float32(0),
+        one=np.float32(1),
+        low=np.finfo(np.float32).min,
+        axes=np.array([1]),
+    )
+    ConvertPrecision(has_wide_sums=True)(model)
+    assert types(model)["Add"] == FLOAT
+    x, z = (RNG.standard_normal((1, 4, 4)).astype(np.float32) for _ in range(2))
+    inputs = {"x": x, "z": z, "seen": np.zeros((1, 4), bool), "flags": np.zeros((1, 4), np.float32)}
+    np.testing.assert_allclose(execute(model, inputs)["y"], np.full((1, 4, 8), 0.25), rtol=0, atol=1e-6)
+
+
 def test_infinite_constants_fit(build, apply_pass):
     body = "m = Max (x, c) y = Tile (m, n)"
     model = build(f"g (float[4] x) => (float[8] y) {{ {body} }}", c=np.array(-np.inf, np.float32), n=TWICE)

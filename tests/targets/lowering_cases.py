@@ -323,5 +323,16 @@ for op, gates, states in (("LSTM", 4, 2), ("GRU", 3, 1), ("RNN", 1, 1)):
     if op == "GRU":
         case(op, f32(4, 2, 6), *weights, bias, None, initial[0], linear_before_reset=1, **shared)
 
+# -- what exporters write around masks of attention
+_SPECIAL = np.array([[np.nan, 0, np.inf], [-np.inf, -1, np.nan]], np.float32)
+case("IsNaN", _SPECIAL)
+for options in ({}, {"detect_positive": 0}, {"detect_negative": 0}, {"detect_positive": 0, "detect_negative": 0}):
+    case("IsInf", _SPECIAL, **options)
+_TABLE, _PLACES = np.arange(24, dtype=np.float32).reshape(2, 3, 4), np.array([[[0], [-1]], [[1], [-2]]])
+case("GatherND", _TABLE, c(np.stack(np.indices((2, 3)), -1).reshape(2, 1, 3, 2)))
+case("GatherND", _TABLE, c([[0, 1], [1, -1], [0, 1]]))
+case("GatherND", _TABLE, _PLACES)
+case("GatherND", _TABLE, _PLACES, batch_dims=1)
+
 # Last: all cases draw from one generator.
 import tests.targets.integer_cases  # noqa: E402, F401

@@ -249,7 +249,9 @@ def _kernel(main: SBlock, last: SBlock, product: _Product, problem: Problem, til
         store = _stored(last, sums, indices, value)
         return tirx.IfThenElse(tirx.all(*inside), store, None) if inside else store
 
-    pair = tirx.ForKind.UNROLLED if kept % 2 else tirx.ForKind.VECTORIZED
+    # TVM 0.27 takes vectors of booleans for twice as wide as they are.
+    has_flags = any(str(region.source.dtype) == "bool" for region in (*last.reads, *last.writes))
+    pair = tirx.ForKind.UNROLLED if kept % 2 or has_flags else tirx.ForKind.VECTORIZED
     epilogue = _loop(
         "i",
         tile.row_parts,

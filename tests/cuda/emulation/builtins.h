@@ -78,6 +78,13 @@ inline float __fdiv_rn(float x, float y) { return x / y; }
 inline float __frcp_rn(float x) { return 1.0f / x; }
 inline float __fsqrt_rn(float x) { return __builtin_sqrtf(x); }
 inline float __fmaf_rn(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
+// Toward zero: one less in magnitude than the nearest number where that is farther out.
+inline float __fmaf_rz(float x, float y, float z) {
+    double exact = (double)x * y + z;
+    float near = (float)exact;
+    if (__builtin_fabs(near) <= __builtin_fabs(exact) || __builtin_isinf(exact)) return near;
+    return __builtin_nextafterf(near, 0);
+}
 inline bool isnan(float x) { return __builtin_isnan(x); }
 inline bool isinf(float x) { return __builtin_isinf(x); }
 inline bool isfinite(float x) { return __builtin_isfinite(x); }
