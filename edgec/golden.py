@@ -90,18 +90,25 @@ def golden_samples(
         EdgecError: The engine cannot run the model.
     """
     if given is not None:
-        results = execute_samples(reference, given, progress)
-        return dict(given), {info.name: np.stack([result[info.name] for result in results]) for info in outputs}
+        drawn, results = dict(given), execute_samples(reference, given, progress)
+    else:
+        drawn, results = _drawn(reference, inputs, progress, seed)
+    return drawn, {info.name: np.stack([result[info.name] for result in results]) for info in outputs}
+
+
+def _drawn(
+    reference: ir.Model, inputs: Sequence[TensorInfo], progress: Progress, seed: int
+) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
     has_integers = any(np.dtype(info.dtype).kind in "iu" for info in inputs)
-    for bound in INTEGER_BOUNDS:
-        given = golden_inputs(inputs, bound, seed)
+    for bound in INTEGER_BOUNDS[:-1]:
+        drawn = golden_inputs(inputs, bound, seed)
         try:
-            results = execute_samples(reference, given, progress)
-            break
+            return drawn, execute_samples(reference, drawn, progress)
         except EdgecError:  # an index may lie outside its table; with zeros only there is another reason
-            if not has_integers or bound == INTEGER_BOUNDS[-1]:
+            if not has_integers:
                 raise
-    return given, {info.name: np.stack([result[info.name] for result in results]) for info in outputs}
+    drawn = golden_inputs(inputs, INTEGER_BOUNDS[-1], seed)
+    return drawn, execute_samples(reference, drawn, progress)
 
 
 def execute_samples(

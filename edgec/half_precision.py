@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +25,9 @@ from edgec.parity import POLICY, Tolerance, compare
 from edgec.passes import ConvertPrecision
 from edgec.passes.convert_precision import KEPT_IN_FLOAT32, PRODUCTS, RECURRENT
 from edgec.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from edgec.engine import Tensor
 
 __all__ = ["keep_float32", "products_among"]
 
@@ -137,11 +141,11 @@ class _Judge:
 
     def within_range(self) -> _Judge:
         """The same with those inputs only of which float16 holds everything."""
-        groups = []
+        groups: list[tuple[Samples, Samples]] = []
         for given, expected in self.groups:
             fitting = [i for i, sample in enumerate(_unstacked(given)) if not _beyond_range(self.reference, sample)]
             if fitting:
-                groups.append(tuple({name: a[fitting] for name, a in part.items()} for part in (given, expected)))
+                groups.append((_only(given, fitting), _only(expected, fitting)))
         return replace(self, groups=groups)
 
 
@@ -171,6 +175,10 @@ def products_among(names: Collection[str], model: ir.Model) -> list[str]:
 def _unstacked(samples: Samples) -> list[dict[str, np.ndarray]]:
     count = len(next(iter(samples.values()), ()))
     return [{name: array[index] for name, array in samples.items()} for index in range(count)]
+
+
+def _only(samples: Samples, indices: Sequence[int]) -> Samples:
+    return {name: array[indices] for name, array in samples.items()}
 
 
 def _beyond_range(reference: ir.Model, sample: Samples) -> dict[str, float]:
@@ -255,7 +263,7 @@ def _steps(
     between = sorted({name for names in computed.values() for name in names})
     inputs = {name: to_tensor(array) for name, array in sample.items()}
     results = execute_tensors(reference, inputs, initializers=parameters, outputs=[*outputs, *between])
-    factors = {name: parameters[name] for constants in errors.values() for name in constants}
+    factors: dict[str, Tensor] = {name: parameters[name] for constants in errors.values() for name in constants}
     factors |= {name: results[name] for name in between if not results[name].stop_gradient}
     of_product = {
         product: {

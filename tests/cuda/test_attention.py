@@ -47,7 +47,13 @@ class Case:
 
     @property
     def model(self) -> ir.Model:
-        """The result twice side by side, so that it is not an output itself."""
+        made = self.graph
+        ConvertPrecision(has_wide_sums=True)(made)
+        return made
+
+    @property
+    def graph(self) -> ir.Model:
+        """In float32; the result twice side by side, so that it is not an output itself."""
         inputs = ", ".join(
             f"float[{', '.join(map(str, self.shape(rows)))}] {name}"
             for name, rows in (("q", self.queries), ("k", self.keys), ("v", self.keys))
@@ -76,7 +82,6 @@ class Case:
         proto.graph.output[0].type.tensor_type.ClearField("shape")
         made = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
         FixNames()(made)
-        ConvertPrecision(has_wide_sums=True)(made)
         return made
 
     @property
@@ -104,7 +109,7 @@ CASES = (
 )
 
 
-def _numbers(case: Case) -> dict[str, Array]:
+def numbers(case: Case) -> dict[str, Array]:
     rng = np.random.default_rng(8)
     rows = {"q": case.queries, "k": case.keys, "v": case.keys}
     # Large scores, so that the highest one matters and most powers vanish.
@@ -123,7 +128,7 @@ def test_equals_numpy(case: Case, pick: Any, tmp_path: Path) -> None:
         sites.append(site)
         return pick(site.candidates, key=lambda choice: (choice["warps"], choice["keys"]))
 
-    inputs = _numbers(case)
+    inputs = numbers(case)
     plan = plan_of(case.model, profile)
     found = run_plan(plan, profile, inputs, tmp_path, choose)["y"]
     assert len(sites) == 1
