@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
-from onnx import helper
+
+from tests.exact_products import without_saturation
 
 # Name -> path under models/ of the data folder, and the input shapes that the file leaves open.
 REAL_MODELS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
@@ -116,33 +116,12 @@ def run_onnxruntime() -> Callable[[ir.Model, dict[str, NDArray[np.generic]]], di
         options.intra_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(
-            _without_saturation(ir.to_proto(model)).SerializeToString(), options, providers=["CPUExecutionProvider"]
+            without_saturation(ir.to_proto(model)).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(None, inputs), strict=True))
 
     return run
-
-
-def _without_saturation(model: onnx.ModelProto) -> onnx.ModelProto:
-    """MatMulInteger as differences and products of int32: on x86 without VNNI its own kernels saturate sums of two."""
-    graph = model.graph
-    nodes = list(graph.node)
-    del graph.node[:]
-    for node in nodes:
-        if node.op_type != "MatMulInteger":
-            graph.node.append(node)
-            continue
-        factors = []
-        for factor, zero in zip(node.input[:2], [*node.input[2:], "", ""][:2], strict=True):
-            wide = [f"{node.output[0]}_{factor}_{kind}" for kind in ("wide", "zero", "centered")]
-            graph.node.append(helper.make_node("Cast", [factor], [wide[0]], to=onnx.TensorProto.INT32))
-            if zero:
-                graph.node.append(helper.make_node("Cast", [zero], [wide[1]], to=onnx.TensorProto.INT32))
-                graph.node.append(helper.make_node("Sub", wide[:2], [wide[2]]))
-            factors.append(wide[2 if zero else 0])
-        graph.node.append(helper.make_node("MatMul", factors, node.output))
-    return model
 
 
 @pytest.fixture(scope="session")

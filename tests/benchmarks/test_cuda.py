@@ -12,9 +12,11 @@ import pytest
 
 from benchmarks import cuda, cuda_contender
 from edgec.devices import Peak
+from edgec.devices.selection import host_arch
 from edgec.frontend import execute
 from edgec.roofline import KernelReport
 from edgec.sources import read_model
+from tests.cuda.emulated_gpu import install_emulated_gpu
 from tests.edgec.tiny import tiny_model
 
 
@@ -47,6 +49,25 @@ def test_several_images_at_once(name: str) -> None:
     together = execute(three, {value.name: images})
     for name, array in execute(one, {value.name: images[1:2]}).items():
         np.testing.assert_allclose(together[name][1:2], array, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_a_prepared_model_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself, on a GPU that is none."""
+    target = {"x86_64": "cuda:sm_86", "aarch64": "jetson-orin"}[host_arch()]
+    case = cuda.Case("resnet8", 1, "int8")
+    assert cuda.prepare([case], target, tmp_path / "bundles") == []
+    bundle = case.prepared(tmp_path / "bundles")
+    install_emulated_gpu(bundle, tmp_path, monkeypatch)
+    monkeypatch.setattr(cuda, "PEERS", {"int8": ()})
+    monkeypatch.setattr(cuda, "REPEATS", 1)
+    row = case.measure(bundle, 0.1)
+    assert [*row.figures] == ["edgec int8"] and row.figures["edgec int8"].note == ""
+    peak = Peak(0, gflops=1000.0, bandwidth_gbs=100.0, last_cache_bytes=0, buffer_bytes=0)
+    kernels = cuda.kernel_rows(cuda.kernels_of(bundle, peak), peak)
+    assert len(kernels) > 8 and all(kernel["median_us"] > 0 for kernel in kernels)
+    with pytest.raises(FileNotFoundError, match=r"resnet8-x8-int8\.edgec"):
+        cuda.Case("resnet8", 8, "int8").prepared(tmp_path / "bundles")
 
 
 def test_the_contender_of_pytorch_computes_the_model(tmp_path: Path) -> None:

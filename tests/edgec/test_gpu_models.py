@@ -20,8 +20,8 @@ from edgec.devices.selection import host_arch
 from edgec.errors import DeviceError, UnsupportedError
 from edgec.targets.cuda import nvrtc
 from tests.conftest import REAL_MODELS
-from tests.cuda.emulate import emulated_library
-from tests.cuda.stub_driver import build_stub, emulator
+from tests.cuda.emulated_gpu import install_emulated_gpu
+from tests.cuda.stub_driver import emulator
 from tests.edgec.conftest import Result
 from tests.edgec.tiny import tiny_model
 
@@ -33,19 +33,7 @@ RunEdgec = Callable[..., Result]
 @pytest.fixture
 def emulated_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmulatedGpu:
     """Gives programs a GPU that can run the kernels of a bundle."""
-
-    def install(bundle: Bundle) -> None:
-        source = (bundle.folder / "lib" / "kernels.cu").read_text()
-        symbols = re.findall(r'^extern "C" __global__ .*?(\w+)\([^()]*\) \{$', source, re.MULTILINE)
-        capability = bundle.manifest["target"]["gpu"]["capability"]
-        foreign = None if bundle.arch == host_arch() else bundle.arch
-        library = emulated_library(source, symbols, tmp_path, capability, foreign)
-        monkeypatch.setenv("LD_LIBRARY_PATH", str(build_stub(tmp_path / "stub", bundle.arch)))
-        monkeypatch.setenv("EDGEC_STUB_KERNELS", str(library))
-        monkeypatch.setenv("EDGEC_STUB_CAPABILITY", str(capability))
-        monkeypatch.setenv("EDGEC_STUB_LOG", str(tmp_path / "log"))
-
-    return install
+    return lambda bundle: install_emulated_gpu(bundle, tmp_path, monkeypatch)
 
 
 def assert_computes_what_the_engine_does(bundle: Bundle, device: str) -> None:
