@@ -34,8 +34,8 @@ __all__ = ["keep_float32", "products_among"]
 _SEEDS = (SEED, SEED + 1)
 """Of the inputs of `edgec check`, and of others: networks differ by some dB between samples of one kind."""
 _MARGIN_DB, _MARGIN_OF_NARROW_SUMS_DB = 2.0, 6.0
-"""How much better than the policy outputs have to be: the engine adds up in float32, see docs/precision.md, and where few
-large numbers make an output, sums in another order moved it by 1.8 dB."""
+"""How much better than the policy outputs have to be: where few large numbers make an output, sums in another order
+moved it by 1.8 dB; and the engine adds up in float32, see docs/precision.md."""
 _DIRECTIONS = 4
 _RANKED = (*PRODUCTS, *RECURRENT)
 _LARGEST = float(np.finfo(np.float16).max)
