@@ -62,7 +62,7 @@ def keep_float32(
     """
     judge = _Judge.of(convert, model, samples, progress)
     beyond = {} if samples is None else judge.beyond_range()
-    first, notes = frozenset(beyond), [_said_of_range(beyond)] if beyond else []
+    first, notes = frozenset(beyond), [f"{_said_of_range(beyond)}: they stay in float32"] if beyond else []
     missed = judge.too_far(first)
     if missed and samples is None and (beyond := judge.beyond_range()):
         notes.append(
