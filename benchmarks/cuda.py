@@ -242,7 +242,8 @@ def main() -> None:
     if arguments.prepare is not None:
         if arguments.target is None:
             parser.error("--prepare needs --target, as jetson-orin or cuda:sm_90")
-        print("\n".join(prepare(cases, arguments.target, arguments.prepare)), file=sys.stderr)
+        for reason in prepare(cases, arguments.target, arguments.prepare):
+            print(reason, file=sys.stderr)
         return
     try:
         gpu = gpu_target()
