@@ -4,9 +4,10 @@
     python benchmarks/cuda.py --target jetson-orin --prepare FOLDER       # on a machine with a compiler
     python benchmarks/cuda.py --prepared FOLDER                           # on the board
 
-A latency is what an application sees, from inputs in host memory to outputs in host memory, the same for everybody;
-contenders have processes of their own and take turns, as in `x86.py`. The table of kernels has the times that the GPU
-measured with events, beside the matrix rate and the bandwidth that PyTorch reaches on it in the same run.
+A latency is what an application sees, from inputs in host memory to outputs in host memory: page-locked for edgec and
+PyTorch, ordinary for ONNX Runtime and TensorRT, whose copies count. Contenders have processes of their own and take
+turns, as in `x86.py`. The table of kernels has the times that the GPU measured with events, beside the matrix rate and
+the bandwidth that PyTorch reaches on it in the same run.
 It needs ``edgec[cuda]`` and a PyTorch for CUDA with onnx2torch; ONNX Runtime and TensorRT take part where they are.
 With bundles that were prepared elsewhere plain edgec will do.
 """
@@ -262,9 +263,9 @@ def main() -> None:
                 print(f"{case} is left out: {err}", file=sys.stderr)
                 continue
             rows.append(row)
-            report.append(_entry(row, precision, kernel_rows(kernels, peak)))
+            report.append({"target": bundle.target, **_entry(row, precision, kernel_rows(kernels, peak))})
             if arguments.json is not None:  # a session on a device may end at any time
-                arguments.json.write_text(json.dumps({**_machine(target), "rows": report}, indent=2) + "\n")
+                arguments.json.write_text(json.dumps({**_machine(), "rows": report}, indent=2) + "\n")
         if rows:
             console.print(f"{precision}: {peak.gflops / 1e3:.1f} Tflop/s, {peak.bandwidth_gbs:.0f} GB/s measured")
             console.print(latency_table(rows))
@@ -282,13 +283,12 @@ def _entry(row: Row, precision: str, kernels: list[dict[str, object]]) -> dict[s
     }
 
 
-def _machine(target: str) -> dict[str, object]:
+def _machine() -> dict[str, object]:
     import torch
 
     versions = {"edgec": edgec.__version__, "torch": metadata.version("torch"), "cuda": torch.version.cuda}
     return {
         "gpu": torch.cuda.get_device_name(),
-        "target": target,
         "system": platform.platform(),
         "versions": versions,
     }
