@@ -211,7 +211,17 @@ def build_fallback(c: Compilation) -> None:
     profile = c.profile.cpu
     records = find_records(profile, None)
     c.fallback = Compilation(
-        c.source, c.inputs, c.name, profile, c.folder, Dump(None), c.progress, records, c.store, precision=c.precision
+        c.source,
+        c.inputs,
+        c.name,
+        profile,
+        c.folder,
+        Dump(None),
+        c.progress,
+        records,
+        c.store,
+        samples=c.samples,
+        precision=c.precision,
     )
     c.fallback.imported = c.imported
     titles = [title for title, _ in PHASES]
